@@ -61,6 +61,16 @@ class Fetched:
     """(len(new), bytes of an image) uint8."""
 
 
+@dataclass(frozen=True)
+class Arrived:
+    """A batch that is on the device, as the bytes that are kept of each image."""
+
+    rows: Tensor
+    """(M, bytes of an image) uint8: all images that the device keeps, or those of the batch."""
+    at: Indices
+    """(B,) which rows the batch is."""
+
+
 class Images:
     """The images of a split on their way to a device; get it from `open_images`."""
 
@@ -84,7 +94,12 @@ class Images:
         return next(self.batches([indices]))
 
     def batches(self, requests: Sequence[Indices]) -> Iterator[Tensor]:
-        """Yield `read(indices)` for each request, in order.
+        """Yield `read(indices)` for each request, in order; see `arrivals`."""
+        for arrived in self.arrivals(requests):
+            yield self.unpack(arrived)
+
+    def arrivals(self, requests: Sequence[Indices]) -> Iterator[Arrived]:
+        """Yield the bytes of each request's images, in order, for who unpacks them or `unpack`.
 
         Files are read in threads, a few batches ahead, and the next batch is copied to the device
         while the caller computes on this one.
@@ -92,27 +107,28 @@ class Images:
         for fetched, rows in self._moved(read_ahead(self._fetch, requests)):
             if self.plan.place == "device":
                 self._keep(fetched, rows)
-                yield self._unpack(self._kept[torch.from_numpy(fetched.indices).to(self.device)])
+                yield Arrived(self._kept, fetched.indices)
             else:
-                yield self._unpack(rows)
+                yield Arrived(rows, np.arange(len(rows)))
 
-    @property
-    def store(self) -> Tensor | None:
-        """All images on the device, (N, S, S, 3) uint8, where they are kept there as RGB.
+    def unpack(self, arrived: Arrived) -> Tensor:
+        """Return the pixels of a batch: (B, S, S, 3) uint8."""
+        rows = arrived.rows
+        if self.plan.place == "device":
+            rows = rows[torch.from_numpy(arrived.at).to(self.device)]
+        if self.plan.form == "yuv420":
+            return from_yuv420(rows, self.side)
+        return rows.view(-1, self.side, self.side, 3)
 
-        What has not been read yet is undefined: see `stored`.
+    def new_store(self, batch: int) -> Tensor:
+        """Return where rows are found in each step: those that the device keeps, or a new place.
+
+        The new place is for one batch, as (batch, bytes of an image) uint8 on the device.
         """
-        if self.plan.place != "device" or self.plan.form != "rgb":
-            return None
-        return self._kept.view(-1, self.side, self.side, 3)
-
-    def stored(self, requests: Sequence[Indices]) -> Iterator[Indices]:
-        """Yield each request when its images are in `store`, for who reads them there."""
-        if self.store is None:
-            raise RuntimeError("there is no store: ask for batches")
-        for fetched, rows in self._moved(read_ahead(self._fetch, requests)):
-            self._keep(fetched, rows)
-            yield fetched.indices
+        if self.plan.place == "device":
+            return self._kept
+        size = image_bytes(self.side, self.plan.form)
+        return torch.zeros(batch, size, dtype=torch.uint8, device=self.device)
 
     def _fetch(self, indices: Indices) -> Fetched:
         """Bring to host memory what is not on the device; runs in a reading thread."""
@@ -149,11 +165,6 @@ class Images:
         if len(fetched.new):
             self._kept[torch.from_numpy(fetched.new).to(self.device)] = rows
             self._here[fetched.new] = True
-
-    def _unpack(self, rows: Tensor) -> Tensor:
-        if self.plan.form == "yuv420":
-            return from_yuv420(rows, self.side)
-        return rows.view(-1, self.side, self.side, 3)
 
 
 def _moved_by_stream(

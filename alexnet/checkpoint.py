@@ -57,6 +57,8 @@ class Position:
     """Time spent training, over all interruptions."""
     epoch_seconds: float = 0.0
     """Time spent on this epoch's steps."""
+    epoch_waited: float = 0.0
+    """The part of it in which images were waited for."""
     val_errors: list[float] = field(default_factory=list)
     """Top-1 validation error of each finished epoch."""
     recent_loss: float = 0.0

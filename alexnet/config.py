@@ -15,7 +15,12 @@ UNCHANGING = (
     "epochs",
     "batch_size",
     "seed",
+    "deterministic",
     "optimizer",
+    "momentum",
+    "weight_decay",
+    "layer_decay",
+    "bias_decay",
     "trust_coefficient",
     "init",
     "dropout",
@@ -43,6 +48,8 @@ class Settings:
     """Start weights, order of images, augmentation and dropout all follow from it."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto: bfloat16 on a GPU that has it, else float32."""
+    deterministic: bool = True
+    """GPU: only algorithms that give the same bits each time; false: whichever is fastest."""
 
     optimizer: Literal["paper", "sgd", "adamw", "lars"] = "paper"
     """paper: the learning rate inside the velocity (P 5); sgd: Nesterov's; adamw; lars: rates that

@@ -1,8 +1,10 @@
 """Where the numbers are computed: the choice of device, its description, and mixed precision."""
 
 import ctypes
+import os
 import platform
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,26 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def repeatable(device: torch.device, wanted: bool) -> Iterator[None]:
+    """Let a CUDA device compute the same bits each time if that is `wanted`, else fastest.
+
+    cuDNN then takes algorithms without atomic additions, or tries all and takes the fastest; cuBLAS
+    gets a workspace of fixed size. Nothing changes on other devices, whose results repeat anyway.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product
+    cudnn.deterministic, cudnn.benchmark = wanted, not wanted
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def keep_memory() -> None:

@@ -2,16 +2,19 @@
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alexnet import checkpoint, randomness
 from alexnet.aside import check_writable
-from alexnet.cache import Cache, Images, open_images
+from alexnet.cache import Arrived, Cache, Images, open_images
 from alexnet.checkpoint import Position
 from alexnet.config import Settings
 from alexnet.dataset import Dataset, Split
@@ -29,6 +32,19 @@ from alexnet.transforms import Preprocessing
 
 RESUMABLE = {"epochs", "log_steps", "tensorboard", "checkpoint_steps", "watchdog_seconds"}
 """Settings that may change when a run is resumed."""
+
+
+class Steps(Protocol):
+    """How a training makes its updates (`alexnet.step`)."""
+
+    def compute(self, indices: NDArray[np.int64], arrived: Arrived) -> tuple[Tensor, Tensor]:
+        """Compute the batch `indices`, of which `arrived` is this rank's share.
+
+        Return the batch's mean loss and the length of its gradient, two scalars on the device.
+        """
+
+    def update(self, norm: Tensor) -> None:
+        """Change the weights by what was computed last, if `compute` has not done so already."""
 
 
 @dataclass
@@ -57,6 +73,8 @@ class Job:
     """Those of the split "train", on their way to the device."""
     failed_saves: int = 0
     """In a row."""
+    steps: Steps = field(init=False)
+    """Made when the weights are those to begin with."""
 
     @property
     def batches(self) -> int:

@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alexnet import checkpoint, randomness
-from alexnet.cache import Cache
+from alexnet.cache import Arrived, Cache
 from alexnet.config import Settings, at_epoch
 from alexnet.dataset import Dataset, Split
-from alexnet.device import autocast, describe_device, keep_memory, pick_device
+from alexnet.device import describe_device, keep_memory, pick_device, repeatable
 from alexnet.errors import DivergedError, Interrupted, StorageError
 from alexnet.evaluate import Evaluation, evaluate_split
 from alexnet.guard import Reading, divergence, learning_hint
@@ -32,12 +29,15 @@ from alexnet.optim import learning_rate, set_learning_rates
 from alexnet.progress import SILENT, Advance, Progress
 from alexnet.run import Run
 from alexnet.signals import noted_signals
+from alexnet.step import open_steps
 from alexnet.team import ALONE, Accelerate, Team
-from alexnet.transforms import augment, draw
 from alexnet.watchdog import watchdog
 
 SAVES_THAT_MAY_FAIL = 2
 """In a row, as on a full disk; one more ends the training."""
+
+WAITS = 0.1
+"""Share of its time above which a training that waits for images is held by their reading."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class TrainReport:
     steps: int
     seconds: float
     images_per_second: float
+    """Of the last epoch, as the next."""
+    waited_for_images: float
+    """Share of the time in which the network stood still until images were there."""
     train_loss: float
     val_loss: float | None
     top1_error: float | None
@@ -58,9 +61,14 @@ class TrainReport:
     best_top1_error: float | None
     device: str
 
+    @property
+    def limit(self) -> str:
+        """Which side held the last epoch: "the network" or "reading images"."""
+        return "reading images" if self.waited_for_images > WAITS else "the network"
+
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return dict(vars(self))
+        return {**vars(self), "limit": self.limit}
 
 
 def train_model(  # noqa: PLR0913 - each is a decision of its own
@@ -100,6 +108,7 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
 
         opened, settings_all = team.from_main(open_or_make)
         place = pick_device(device)
+        held.enter_context(repeatable(place, settings_all.deterministic))
         job = open_job(
             opened,
             dataset,
@@ -130,6 +139,7 @@ def _go_to_start(job: Job) -> None:
         job.log.cut(0)
     job.team.from_main(lambda: checkpoint.sweep(job.run.path))
     check_storage(job)
+    job.steps = open_steps(job)
 
 
 @contextmanager
@@ -163,8 +173,9 @@ def _train_epoch(job: Job, look: Callable[[], None]) -> None:
     with job.progress.task(label, len(order), "images") as advance:
         advance(position.images)
         began = time.perf_counter()
-        for indices, images in zip(batches, job.images.batches(shares), strict=True):
-            _step(job, indices, images)
+        arrivals = _waited_for(job, job.images.arrivals(shares))
+        for indices, arrived in zip(batches, arrivals, strict=True):
+            _step(job, indices, arrived)
             now = time.perf_counter()
             position.epoch_seconds, began = position.epoch_seconds + now - began, now
             if position.step % settings.log_steps == 0:
@@ -176,45 +187,31 @@ def _train_epoch(job: Job, look: Callable[[], None]) -> None:
                 _save(job)
 
 
-def _step(job: Job, indices: NDArray[np.int64], images: Tensor) -> None:
-    """Make one update with the batch `indices`, of which `images` are this rank's share.
+def _waited_for(job: Job, arrivals: Iterator[Arrived]) -> Iterator[Arrived]:
+    """Yield each batch, and count how long the training stood still until it was there."""
+    while True:
+        began = time.perf_counter()
+        arrived = next(arrivals, None)
+        job.position.epoch_waited += time.perf_counter() - began
+        if arrived is None:
+            return
+        yield arrived
+
+
+def _step(job: Job, indices: NDArray[np.int64], arrived: Arrived) -> None:
+    """Make one update with the batch `indices`, of which `arrived` is this rank's share.
 
     The update is not made if the loss or the gradient is not finite; on a GPU that is noticed one
     step later.
     """
-    position, settings, team = job.position, job.settings_now, job.team
-    set_learning_rates(job.optimizer, _rate(job, position.batch + 1), settings)
-    torch.manual_seed(randomness.step_seed(settings.seed, position.step + 1))
-    loss = _loss(job, indices, images)
-    job.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = team.gradient_norm(job.model)
-    step = Reading(position.epoch, position.step + 1, indices)
-    job.readings.add(step, team.total(loss.detach()), norm)
+    position = job.position
+    set_learning_rates(job.optimizer, _rate(job, position.batch + 1), job.settings_now)
+    loss, norm = job.steps.compute(indices, arrived)
+    job.readings.add(Reading(position.epoch, position.step + 1, indices), loss, norm)
     _look(job)
-    if settings.clip_norm:
-        nn.utils.clip_grads_with_norm_(job.model.parameters(), settings.clip_norm, norm)
-    job.optimizer.step()
+    job.steps.update(norm)
     position.step, position.batch = position.step + 1, position.batch + 1
     position.images += len(indices)
-
-
-def _loss(job: Job, indices: NDArray[np.int64], images: Tensor) -> Tensor:
-    """Return this rank's part of the mean loss over the batch `indices`."""
-    position, settings, team = job.position, job.settings_now, job.team
-    rows, answered = team.share(len(indices)), team.answered(len(indices))
-    first = position.images + rows.start
-    draws = draw(settings, job.preprocessing, position.epoch, indices[rows], first)
-    inputs = augment(images, draws, job.preprocessing, settings)
-    labels = torch.from_numpy(job.train.labels[indices[answered]]).to(job.device)
-    team.begin(len(indices))
-    with autocast(job.device, settings.precision):
-        logits = job.network(inputs).float()
-    smoothing = settings.label_smoothing
-    if len(labels) == len(indices):
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    total = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-    return total / len(indices)
 
 
 def _look(job: Job, *, wait: bool = False) -> None:
@@ -256,6 +253,7 @@ def _row(job: Job) -> dict[str, Any]:
         "top1_error": None,
         "top5_error": None,
         "images_per_second": position.images / max(position.epoch_seconds, 1e-9),
+        "waited_for_images": position.epoch_waited / max(position.epoch_seconds, 1e-9),
         "seconds": position.seconds + position.epoch_seconds,
     }
 
@@ -281,7 +279,7 @@ def _end_epoch(job: Job, look: Callable[[], None]) -> dict[str, Any]:
     job.progress.note(_epoch_line(row, job.settings.epochs))
     position.epoch += 1
     position.batch = position.images = 0
-    position.loss_sum = position.epoch_seconds = 0.0
+    position.loss_sum = position.epoch_seconds = position.epoch_waited = 0.0
     job.readings.mean_loss()  # the last steps of this epoch count no more
     _save(job)
     return row
@@ -320,7 +318,9 @@ def _epoch_line(row: dict[str, Any], epochs: int) -> str:
     text = f"epoch {row['epoch']}/{epochs}: train loss {row['train_loss']:.3f}"
     if row["val_loss"] is not None:
         text += f", val loss {row['val_loss']:.3f}, top-1 error {row['top1_error']:.1%}"
-    return f"{text}, {row['images_per_second']:.0f} images/s"
+    text = f"{text}, {row['images_per_second']:.0f} images/s"
+    waited = row["waited_for_images"]
+    return f"{text}, {waited:.0%} of the time waiting for images" if waited > WAITS else text
 
 
 def _save(job: Job) -> None:
@@ -377,6 +377,7 @@ def _report(job: Job, row: dict[str, Any]) -> TrainReport:
         steps=job.position.step,
         seconds=job.position.seconds,
         images_per_second=row["images_per_second"],
+        waited_for_images=row["waited_for_images"],
         train_loss=row["train_loss"],
         val_loss=row["val_loss"],
         top1_error=row["top1_error"],

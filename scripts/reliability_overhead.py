@@ -36,6 +36,7 @@ from alexnet.prepare import prepare_dataset  # noqa: E402
 from alexnet.progress import SILENT  # noqa: E402
 from alexnet.recipes import recipe  # noqa: E402
 from alexnet.run import versions  # noqa: E402
+from alexnet.step import open_steps  # noqa: E402
 from alexnet.team import ALONE  # noqa: E402
 
 EPOCHS = {"imagenet": 1_281_167, "small": 3_068}
@@ -57,9 +58,11 @@ def make_job(folder: Path, model: str, name: str, batch: int) -> Job:
     settings = replace(recipe(name), model=model, batch_size=batch)
     run, settings = open_run(folder / "run", dataset, settings, resume=False, init=None)
     device = torch.device("cpu")
-    return open_job(
+    job = open_job(
         run, dataset, settings, device, SILENT, team=ALONE, accelerate=None, cache="none"
     )
+    job.steps = open_steps(job)
+    return job
 
 
 def check_step(job: Job, look: Callable[[], None], indices: NDArray[np.int64]) -> None:
@@ -90,9 +93,9 @@ def main() -> None:
         with train._watched(job, []) as look:
             for number in range(given.steps + 2):
                 indices = np.arange(given.batch) + number % 2
-                images = job.images.read(indices)
+                arrived = next(job.images.arrivals([indices]))
                 with timed(steps):
-                    train._step(job, indices, images)
+                    train._step(job, indices, arrived)
                 with timed(checks):
                     check_step(job, look, indices)
             for _ in range(5):

@@ -103,21 +103,21 @@ def test_halved_colour_is_what_a_place_with_half_the_room_gives(train: Split) ->
         assert torch.equal(images.read(indices), from_yuv420(to_yuv420(pixels), 32))
 
 
-def test_the_store_has_what_was_asked_for(train: Split) -> None:
-    images = Images(train, CPU, Plan("device", "rgb", 0))
-    requests = [np.array([4, 1]), np.array([1, 9])]
-    assert images.store is not None
-    for indices, arrived in zip(requests, images.stored(requests), strict=True):
-        assert np.array_equal(indices, arrived)
-        assert np.array_equal(images.store[indices].numpy(), train.read(indices))
-
-
-@pytest.mark.parametrize("plan", [Plan("device", "yuv420", 0), Plan("host"), Plan("none")])
-def test_only_whole_colours_on_the_device_have_a_store(train: Split, plan: Plan) -> None:
-    images = Images(train, CPU, plan)
-    assert images.store is None
-    with pytest.raises(RuntimeError, match="no store"):
-        next(images.stored([np.array([0])]))
+@pytest.mark.parametrize("form", ["rgb", "yuv420"])
+@pytest.mark.parametrize("place", ["device", "host", "none"])
+def test_who_unpacks_images_gets_their_bytes_where_they_are(
+    train: Split, place: str, form: str
+) -> None:
+    images = Images(train, CPU, Plan(place, form, 0))  # type: ignore[arg-type]
+    requests = [np.array([4, 1]), np.array([1, 9, 2])]
+    store = images.new_store(3)
+    for indices, arrived in zip(requests, images.arrivals(requests), strict=True):
+        pixels = torch.from_numpy(train.read(indices))
+        expected = pixels.flatten(1) if form == "rgb" else to_yuv420(pixels)
+        assert torch.equal(arrived.rows[arrived.at], expected)
+        assert torch.equal(images.unpack(arrived), images.read(indices))
+        assert arrived.rows.shape[1:] == store.shape[1:]
+        assert (arrived.rows is store) == (place == "device")
 
 
 # The choice.

@@ -380,7 +380,19 @@ def test_demo_ends_with_a_summary_of_one_screen(
     def run_demo(out: Path, **options: object) -> DemoReport:
         given.update(options, out=out)
         train = alexnet.TrainReport(
-            str(out / "run"), "alexnet_small", 2, 9, 75.0, 80.0, 2.0, 1.9, 0.5, 0.1, 0.5, "a CPU"
+            str(out / "run"),
+            "alexnet_small",
+            2,
+            9,
+            75.0,
+            80.0,
+            0.02,
+            2.0,
+            1.9,
+            0.5,
+            0.1,
+            0.5,
+            "a CPU",
         )
         predictions = [
             alexnet.Prediction(f"{number}.png", (("star", 0.98), ("key", 0.02)))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from data_makers import Recorder
 from alexnet import checkpoint, train
 from alexnet.cache import Cache
 from alexnet.config import Settings
+from alexnet.dataset import Split
 from alexnet.errors import CheckpointError, DivergedError, Interrupted, UsageError
 from alexnet.guard import learning_hint
 from alexnet.job import Job
@@ -47,9 +49,8 @@ def same(one: Path, other: Path) -> bool:
 
 
 def timeless(row: dict[str, object]) -> dict[str, object]:
-    return {
-        key: row[key] for key in row if key not in ("seconds", "epoch_seconds", "images_per_second")
-    }
+    clocks = {"seconds", "epoch_seconds", "epoch_waited", "images_per_second", "waited_for_images"}
+    return {key: row[key] for key in row if key not in clocks}
 
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +230,31 @@ def test_progress_says_what_is_trained_and_how_each_epoch_ended(
 
 
 @pytest.mark.fault(6)
+def test_the_report_says_which_side_is_the_limit(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(TINY, epochs=1)
+    report = train_model(tiny_data, tmp_path / "memory", settings, device="cpu")
+    assert report.limit == "the network"
+    assert report.waited_for_images < 0.1
+    original, recorder = Split.read, Recorder()
+
+    def slowly(split: Split, indices: Any) -> Any:
+        time.sleep(0.2)
+        return original(split, indices)
+
+    monkeypatch.setattr(Split, "read", slowly)
+    monkeypatch.setattr("alexnet.loader.available_cores", lambda: 1)
+    path = tmp_path / "disk"
+    report = train_model(tiny_data, path, settings, device="cpu", cache="none", progress=recorder)
+    assert report.limit == report.as_json()["limit"] == "reading images"
+    assert report.waited_for_images > 0.5
+    row = Run.open(path).metrics()[-1]
+    assert row["waited_for_images"] == report.waited_for_images
+    waited = f"{report.waited_for_images:.0%} of the time waiting for images"
+    assert any(note.endswith(waited) for note in recorder.notes)
+
+
 def test_sigterm_saves_and_exits_with_143(tiny_data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "alexnet", "train", str(tiny_data), str(run)]

@@ -250,7 +250,8 @@ def show(report: "TrainReport", data: Path, console: Console) -> None:
     """Print what came out and what can be done next."""
     done = f"{report.model}: {counted(report.epochs, 'epoch')}, {counted(report.steps, 'step')}"
     pace = f"{duration(report.seconds)}, {report.images_per_second:,.0f} images/s, {report.device}"
-    lines = [f"{done} in {pace}"]
+    waited = f"waiting for images {report.waited_for_images:.0%} of the time"
+    lines = [f"{done} in {pace}", f"limited by {report.limit}, {waited}"]
     if report.top1_error is not None and report.top5_error is not None:
         lowest = report.best_top1_error
         lines.append(

@@ -25,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from alexnet import checkpoint, model, train
+from alexnet.cache import Arrived
 from alexnet.config import Settings
 from alexnet.errors import AlexnetError
 from alexnet.job import Job
@@ -67,7 +68,7 @@ def tiny(classes: int) -> nn.Sequential:
 
 # Comparing two runs.
 
-CLOCK = ("seconds", "epoch_seconds", "images_per_second")
+CLOCK = ("seconds", "epoch_seconds", "epoch_waited", "images_per_second", "waited_for_images")
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
@@ -128,8 +129,8 @@ def watched_steps() -> Iterator[list[tuple[int, int, NDArray[np.int64]]]]:
     made: list[tuple[int, int, NDArray[np.int64]]] = []
     original = train._step
 
-    def step(job: Job, indices: NDArray[np.int64], images: Tensor) -> None:
-        original(job, indices, images)
+    def step(job: Job, indices: NDArray[np.int64], arrived: Arrived) -> None:
+        original(job, indices, arrived)
         made.append((job.position.epoch, job.position.step, indices))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -18,7 +18,7 @@ import pytest
 from kill_points import SETTINGS
 from safetensors.torch import save_file
 
-from alexnet import checkpoint, cli, dataset, evaluate, model, randomness, train
+from alexnet import checkpoint, cli, dataset, evaluate, model, randomness, step, train
 from alexnet import watchdog as watchdog_module
 from alexnet.errors import DataError, Interrupted
 from alexnet.job import Job
@@ -329,7 +329,7 @@ def test_numbers_gone_wrong_stop_it_before_the_weights(tiny_data: Path, tmp_path
 
 
 def train_on_infinity(data: Path, run: Path) -> None:
-    original = train._loss
+    original = step.share_of_loss
 
     def loss(job: Job, *arguments: Any) -> Any:
         value = original(job, *arguments)
@@ -338,5 +338,5 @@ def train_on_infinity(data: Path, run: Path) -> None:
             return value + (weight * 0).sqrt().sum()  # whose gradient is 0 * infinity
         return value
 
-    kill_points.put(train, "_loss", loss)
+    kill_points.put(step, "share_of_loss", loss)
     kill_points.train_in_child(data, run)
