@@ -84,7 +84,8 @@ def written_aside(out: Path) -> Iterator[Path]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise StorageError(f"cannot write {out}: {reason}") from None
     finally:
-        _remove(aside)
+        with suppress(OSError):  # it was never made, as where a file is in the place of a folder
+            _remove(aside)
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:

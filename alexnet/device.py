@@ -62,20 +62,27 @@ def cpu_name() -> str:
     return names[0] if names else "CPU"
 
 
-def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[Any]:
-    """Return the context in which a forward pass runs at `precision`.
+def dtype_of(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """Return the type in which a network computes at `precision`.
 
     "auto" is bfloat16 on CUDA devices that compute in it, float32 elsewhere: on CPUs bfloat16 is
-    seldom faster. Weights stay float32 in both. Raises `UsageError` for another name.
+    seldom faster. Raises `UsageError` for another name.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if fast else "float32"
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[Any]:
+    """Return the context in which a forward pass runs at `precision` (see `dtype_of`).
+
+    Weights stay float32.
+    """
+    dtype = dtype_of(device, precision)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 @contextmanager

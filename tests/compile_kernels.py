@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 from alexnet.kernels import cuda_batch, cuda_maps, cuda_norm, cuda_sgd
 
 TARGET = GPUTarget("cuda", 90, 32)
-INTEGERS = ("count", "height", "width", "out_height", "out_width", "size")
+INTEGERS = (*("count", "height", "width", "out_height", "out_width", "length", "size", "before"),)
 BLOCK: dict[str, Any] = {
     "channels": 96, "tower": 96, "pool": 3, "stride": 2, "relu": True, "norm": True,
     "alpha": 1e-4, "beta": 0.75, "k": 2.0, "pixels": 32, "block": 32, "wide": tl.float32,
@@ -29,6 +29,8 @@ MAPS: dict[str, Any] = {
     "size": 5, "alpha": 4e-5, "beta": 0.75, "channels": 256, "pixels": 32, "block": 32,
     "wide": tl.float32,
 }  # fmt: skip
+
+BATCH: dict[str, Any] = {"crop": 224, "stride": 4, "columns": 32, "values": 16}
 
 
 def build(
@@ -72,7 +74,7 @@ def main() -> None:
     norm = dict.fromkeys(("x", "y", "gradient", "out"), "*bf16") | {"places": "*u8"}
     alone = BLOCK | {"pool": 1, "stride": 1, "relu": False, "places": None}
     fresh = dict.fromkeys(("direct", "around"), "*fp32")
-    batch = {"images": "*u8", "table": "*i32", "shift": "*fp32", "mean": "*fp32", "out": "*bf16"}
+    batch = {"rows": "*u8", "table": "*i32", "shift": "*fp32", "mean": "*fp32", "out": "*bf16"}
     batch |= {f"step_{axis}": "i32" for axis in "nqij"} | {"divisor": "fp32"}
     update = {"weight": "*fp32", "velocity": "*fp32", "gradient": "*bf16", "copy": "*bf16"}
     update |= {"rates": "*fp32", "apply_it": "*i32", "momentum": "fp32"}
@@ -84,9 +86,8 @@ def main() -> None:
         "backward": build(backward, BLOCK | {"slope": 1e-4}, norm),
         "backward: norm alone": build(backward, alone | {"slope": 1e-4}, norm),
         "maps": build(cuda_maps._factors_kernel, MAPS, norm | fresh, 2),
-        "batch": build(
-            cuda_batch._kernel, {"crop": 224, "stride": 4, "columns": 32, "values": 64}, batch, 2
-        ),
+        "batch": build(cuda_batch._kernel, BATCH | {"halved": False}, batch, 2),
+        "batch, colour halved": build(cuda_batch._kernel, BATCH | {"halved": True}, batch, 2),
         "update": build(cuda_sgd._kernel, {"has_copy": True, "block": 1024}, update, 2),
     }
     json.dump(built, sys.stdout)

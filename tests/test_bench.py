@@ -19,7 +19,7 @@ from alexnet.bench.predicting import Asked, predict_tables
 from alexnet.bench.steps import Spec, build
 from alexnet.bench.tables import Row, Table, ratio
 from alexnet.cli import main
-from alexnet.errors import WorkerError
+from alexnet.errors import StorageError, WorkerError
 from alexnet.progress import SILENT
 from alexnet.run import Run
 
@@ -272,6 +272,12 @@ def test_a_result_is_written_with_its_command(
     assert stored == json.loads(capsys.readouterr().out)
     assert stored["command"].startswith("alexnet bench train --photos photos.tar --out ")
     assert stored["train_batch_2"]["rows"]["modules"]["ours_is"] == 2.5
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot write .*file/result\.json: File exists"):
+        BenchReport("alexnet bench", {}, []).save(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

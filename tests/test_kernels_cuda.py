@@ -4,12 +4,10 @@ Without a GPU they run in Triton's interpreter, on tiny inputs: the same source,
 numpy. Its only known difference is that it cuts numbers off, where a GPU rounds, to bfloat16.
 """
 
-import copy
 import json
 import os
 import subprocess
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +23,7 @@ if not ON_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
 pytest.importorskip("triton")
 
+from alexnet.cache import Form, from_yuv420, to_yuv420  # noqa: E402
 from alexnet.config import Settings  # noqa: E402
 from alexnet.errors import WorkerError  # noqa: E402
 from alexnet.kernels import cuda_check  # noqa: E402
@@ -32,11 +31,9 @@ from alexnet.kernels.cuda_batch import prepare_batch, windows  # noqa: E402
 from alexnet.kernels.cuda_blocks import plain_block, run_block, stages, supports  # noqa: E402
 from alexnet.kernels.cuda_norm import Stage, pooled_side  # noqa: E402
 from alexnet.kernels.cuda_sgd import FusedUpdate  # noqa: E402
-from alexnet.kernels.cuda_step import CapturedStep, obstacle  # noqa: E402
 from alexnet.kernels.steps import ChannelNorm, MapNorm, MaxPool, Relu, Step  # noqa: E402
-from alexnet.layers import Input, LocalResponseNorm  # noqa: E402
-from alexnet.optim import PaperSGD, make_optimizer, set_learning_rates  # noqa: E402
-from alexnet.transforms import Draws, Preprocessing, augment, draw  # noqa: E402
+from alexnet.optim import PaperSGD  # noqa: E402
+from alexnet.transforms import Preprocessing, augment, draw  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 RELU, POOL = Relu(), MaxPool(3, 2, ceil_mode=False)
@@ -212,15 +209,24 @@ def images(count: int = 5) -> Tensor:
     return torch.from_numpy(pixels).to(DEVICE)
 
 
-def prepared(settings: Settings, out: Tensor) -> tuple[Tensor, Tensor]:
+def prepared(
+    settings: Settings, out: Tensor, *, form: Form = "rgb", before: int = 0
+) -> tuple[Tensor, Tensor]:
     """Return a batch by the kernel and by `augment`."""
     draws = draw(settings, PREPROCESSING, 1, NUMBERS)
     assert 0 < draws.flip.sum() < len(NUMBERS)  # both kinds are there
     table = windows(draws, NUMBERS, SIZE, CROP).to(DEVICE)
     shift = torch.from_numpy(draws.shift).to(DEVICE)
     divisor = 1 + settings.lighting if settings.lighting_rescale else 1.0
-    prepare_batch(images(), table, shift, PREPROCESSING.mean, out, divisor)
-    return out, augment(images()[torch.from_numpy(NUMBERS)], draws, PREPROCESSING, settings)
+    pixels, rows = images(), images().flatten(1)
+    if form == "yuv420":
+        rows = to_yuv420(pixels)
+        pixels = from_yuv420(rows, SIZE)
+    prepare_batch(
+        rows, table, shift, PREPROCESSING.mean, out,
+        size=SIZE, form=form, before=before, divisor=divisor,
+    )  # fmt: skip
+    return out, augment(pixels[torch.from_numpy(NUMBERS)], draws, PREPROCESSING, settings)
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
@@ -237,14 +243,42 @@ def test_a_batch_in_half_precision() -> None:
     assert torch.equal(ours, plain.half())
 
 
-@pytest.mark.parametrize("stride", [2, 4])
-def test_a_batch_rearranged_for_conv1(stride: int) -> None:
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_a_batch_rearranged_for_conv1(stride: int, before: int) -> None:
+    side = -(-(before + CROP) // stride)
+    out = torch.full((len(NUMBERS), 3 * stride**2, side, side), torch.nan, device=DEVICE)
+    out = out.contiguous(memory_format=torch.channels_last)
+    ours, plain = prepared(Settings(seed=1), out, before=before)
+    after = side * stride - CROP - before
+    zeros = F.pad(plain, (before, after, before, after))
+    assert torch.equal(ours, F.pixel_unshuffle(zeros, stride))
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_a_batch_whose_colour_is_halved(stride: int) -> None:
+    """Its pixels, made in the kernel, are those of the cache to the last bit."""
     side = -(-CROP // stride)
     out = torch.empty(len(NUMBERS), 3 * stride**2, side, side, device=DEVICE)
-    out = out.contiguous(memory_format=torch.channels_last)
-    ours, plain = prepared(Settings(seed=1), out)
+    ours, plain = prepared(Settings(seed=1), out, form="yuv420")
     zeros = side * stride - CROP
     assert torch.equal(ours, F.pixel_unshuffle(F.pad(plain, (0, zeros, 0, zeros)), stride))
+
+
+def test_halved_colour_of_any_bytes_is_that_of_the_cache() -> None:
+    """Random planes go out of 0 ... 255 in every colour, and have edges everywhere."""
+    whole = Preprocessing(SIZE, SIZE, torch.zeros(3, SIZE, SIZE), (1.0, 1.0, 1.0), COLORS)
+    length = SIZE * SIZE * 3 // 2
+    rows = torch.randint(0, 256, (2, length), generator=torch.Generator().manual_seed(0)).byte()
+    table = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.int32).to(DEVICE)
+    out = torch.empty(2, 3, SIZE, SIZE, device=DEVICE)
+    shift = torch.zeros(2, 3, device=DEVICE)
+    mean = whole.mean.to(DEVICE)
+    prepare_batch(rows.to(DEVICE), table, shift, mean, out, size=SIZE, form="yuv420")
+    pixels = from_yuv420(rows[[1, 0]], SIZE)
+    assert torch.equal(out.cpu(), pixels.permute(0, 3, 1, 2).float())
+    assert pixels.min() == 0
+    assert pixels.max() == 255
 
 
 # The update rule.
@@ -322,114 +356,6 @@ def test_parameters_with_gaps_are_refused() -> None:
     weight = nn.Parameter(torch.zeros(4, 4, device=DEVICE)[:, :2])
     with pytest.raises(ValueError, match=r"shape \(4, 2\)"):
         FusedUpdate(PaperSGD([weight], lr=0.1))
-
-
-# Whole steps.
-
-SETTINGS = Settings(
-    optimizer="paper", batch_size=4, lr=0.001, weight_decay=0.01, min_crop=0.0, seed=1, dropout=0.5
-)
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    layers = OrderedDict(
-        input=Input(3, CROP, CROP),
-        conv1=nn.Conv2d(3, 8, 5, stride=2),
-        relu1=nn.ReLU(),
-        norm1=LocalResponseNorm(),
-        pool1=nn.MaxPool2d(2, stride=2),
-        flatten=nn.Flatten(),
-        drop=nn.Dropout(0.5),
-        fc2=nn.Linear(32, 3),
-    )
-    return nn.Sequential(layers).to(DEVICE)
-
-
-def plain_steps(settings: Settings, batches: list[list[int]]) -> nn.Sequential:
-    """Train as the plain loop does."""
-    model = network()
-    optimizer = make_optimizer(model, settings)
-    for seed, batch in enumerate(batches):
-        numbers = np.array(batch)
-        set_learning_rates(optimizer, settings.lr / (1 + seed), settings)
-        draws = draw(settings, PREPROCESSING, 1, numbers)
-        inputs = augment(images()[torch.from_numpy(numbers)], draws, PREPROCESSING, settings)
-        torch.manual_seed(seed)
-        loss = F.cross_entropy(model(inputs), torch.from_numpy(numbers % 3).to(DEVICE))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if settings.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        optimizer.step()
-    return model
-
-
-def captured(model: nn.Sequential, settings: Settings) -> tuple[CapturedStep, PaperSGD]:
-    optimizer = make_optimizer(model, settings)
-    assert isinstance(optimizer, PaperSGD)
-    step = CapturedStep(model, optimizer, PREPROCESSING, settings, images(), dtype=torch.float32)
-    return step, optimizer
-
-
-@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
-def test_steps_are_those_of_the_plain_loop(clip_norm: float) -> None:
-    settings = replace(SETTINGS, clip_norm=clip_norm)
-    batches = [[4, 1, 3, 0], [2, 0, 1, 4], [3, 2]]  # the last one is smaller
-    model = network()
-    step, optimizer = captured(model, settings)
-    for seed, batch in enumerate(batches):
-        numbers = np.array(batch)
-        set_learning_rates(optimizer, settings.lr / (1 + seed), settings)
-        loss, norm = step(numbers, draw(settings, PREPROCESSING, 1, numbers), numbers % 3, seed)
-        assert loss.isfinite()
-        assert norm > 0
-    for ours, plain in zip(
-        model.parameters(), plain_steps(settings, batches).parameters(), strict=True
-    ):
-        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
-
-
-def test_a_step_that_is_not_finite_leaves_the_weights() -> None:
-    model = network()
-    step, _ = captured(model, SETTINGS)
-    before = copy.deepcopy(model.state_dict())
-    draws = draw(SETTINGS, PREPROCESSING, 1, NUMBERS)
-    bad = Draws(draws.top, draws.left, draws.flip, draws.zoom, np.full_like(draws.shift, np.nan))
-    with np.errstate(invalid="ignore"):
-        loss, _ = step(NUMBERS, bad, NUMBERS % 3, seed=0)
-    assert not loss.isfinite()
-    assert all(torch.equal(now, before[name]) for name, now in model.state_dict().items())
-    loss, _ = step(NUMBERS, draws, NUMBERS % 3, seed=0)
-    assert loss.isfinite()
-    assert not torch.equal(model.state_dict()["fc2.weight"], before["fc2.weight"])
-
-
-def test_a_copy_computes_and_follows_the_weights() -> None:
-    model = network()
-    optimizer = make_optimizer(model, SETTINGS)
-    assert isinstance(optimizer, PaperSGD)
-    step = CapturedStep(model, optimizer, PREPROCESSING, SETTINGS, images(), dtype=torch.float16)
-    loss, _ = step(NUMBERS, draw(SETTINGS, PREPROCESSING, 1, NUMBERS), NUMBERS % 3, seed=0)
-    assert loss.isfinite()
-    own, other = (m.get_parameter("conv1.weight") for m in (model, step.copy))
-    assert own.dtype == torch.float32
-    assert torch.equal(other, own.half())
-    with torch.no_grad():
-        own.zero_()
-    step.refresh()
-    assert not other.any()
-
-
-def test_what_cannot_be_recorded() -> None:
-    model = network()
-    paper = make_optimizer(model, SETTINGS)
-    assert obstacle(model, paper, SETTINGS) is None
-    adam = make_optimizer(model, replace(SETTINGS, optimizer="adamw"))
-    assert "adamw" in str(obstacle(model, adam, replace(SETTINGS, optimizer="adamw")))
-    assert "min_crop" in str(obstacle(model, paper, replace(SETTINGS, min_crop=0.5)))
-    model.append(nn.BatchNorm1d(3))
-    assert "batch normalisation" in str(obstacle(model, paper, SETTINGS))
 
 
 # The check of a device.

@@ -144,7 +144,7 @@ def _captured(
     prepared: Preprocessing,
     images: Tensor,
 ) -> Step:
-    """Make the step that `alexnet train` records and replays on a GPU; the same is inside."""
+    """Make the step that `alexnet train` records and replays on a GPU."""
     from alexnet.kernels import accelerate
     from alexnet.kernels.cuda_step import CapturedStep
 
@@ -153,7 +153,7 @@ def _captured(
     settings = Settings(batch_size=spec.batch)
     dtype = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
     make_step = CapturedStep(
-        net, optimizer, prepared, settings, images, accelerate=accelerate, dtype=dtype
+        net, optimizer, prepared, settings, images.flatten(1), accelerate=accelerate, dtype=dtype
     )
     numbers, labels = np.arange(spec.batch), np.arange(spec.batch) % CLASSES
     count = iter(range(2**31))

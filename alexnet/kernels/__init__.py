@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from alexnet.errors import UsageError
+from alexnet.kernels.convolutions import Choose, cpu_forms
 from alexnet.kernels.network import Engine, FastNetwork
 
 __all__ = ["accelerate"]
@@ -36,12 +37,14 @@ def accelerate(model: nn.Sequential, *, weights: str = "float32") -> nn.Module:
     engine = find_engine(device.type)
     if engine is None:
         return model
+    choose: Choose = cpu_forms
     if device.type == "cuda":
-        from alexnet.kernels import cuda_check  # needs Triton
+        from alexnet.kernels import cuda_check, cuda_forms  # needs Triton
 
         cuda_check.check_once(device)
+        choose = cuda_forms.forms_on(device)
     rows = OrderedDict(model.named_children())
-    return FastNetwork(rows, engine, device.type, WEIGHTS[weights]).train(model.training)
+    return FastNetwork(rows, engine, device.type, choose, WEIGHTS[weights]).train(model.training)
 
 
 @cache

@@ -4,12 +4,15 @@ They compute what `torch.nn.Conv2d` does, from the same parameters; only the ord
 differs.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from alexnet.layers import Input
 
 Sides = tuple[int, int, int, int]
 """Zeros to the left, the right, the top and the bottom, as torch.nn.ZeroPad2d has them."""
@@ -17,11 +20,7 @@ Sides = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Forms:
-    """The forms that are fastest on one kind of device.
-
-    A fixed choice, made from measurements (docs/speed.md): one made anew in each process could
-    differ from run to run, and a resumed training would no longer end in the same weights.
-    """
+    """How convolutions are computed."""
 
     channels_last: bool = False
     """Whether images are kept with the channels of a pixel together."""
@@ -31,16 +30,37 @@ class Forms:
     """Groups as PyTorch runs them, as a convolution each, or as one whose other weights are 0."""
 
 
-FORMS = {
-    "cpu": Forms(channels_last=True),
-    "cuda": Forms(channels_last=True, unshuffle=True, groups="split"),
-}
+Choose = Callable[[Tensor, nn.Conv2d], Forms]
+"""Returns the forms in which a convolution is computed on such images."""
+
+
+def cpu_forms(_x: Tensor, _conv: nn.Conv2d) -> Forms:
+    """Return what is fastest on a CPU, by measurements (docs/speed.md); GPUs: `cuda_forms`."""
+    return Forms(channels_last=True)
+
+
+class Cells(NamedTuple):
+    """The images of a network whose first convolution has a stride, rearranged for it.
+
+    Each `stride` x `stride` square of pixels is one pixel of 3 * stride**2 channels.
+    """
+
+    stride: int
+    before: int
+    """Rows and columns of zeros above and left of the image."""
+    shape: tuple[int, int, int]
+    """Channels, rows and columns."""
 
 
 def convolve(x: Tensor, conv: nn.Conv2d, forms: Forms) -> Tensor:
-    """Convolve `x` (N, C, H, W) with the weights of `conv`, in the forms given."""
+    """Convolve `x` (N, C, H, W) with the weights of `conv`, in the forms given.
+
+    `x` may be rearranged for that already (`Cells`).
+    """
     if forms.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
+    if x.shape[1] != conv.in_channels:
+        return convolve_cells(x, conv)
     if conv.groups > 1 and forms.groups == "split":
         return split_groups(x, conv)
     if conv.groups > 1 and forms.groups == "filled":
@@ -88,20 +108,55 @@ def unshuffled(x: Tensor, conv: nn.Conv2d) -> Tensor:
     Each s x s square of pixels becomes one pixel, and the kernel is cut up in the same way, with
     zeros where it is no multiple of s: 11 x 11 with stride 4 over 3 channels becomes 3 x 3 over 48.
     """
+    stride, kernel = conv.stride[0], conv.weight.shape[2:]
+    sides: list[int] = []  # as torch.nn.functional.pad takes them, the last dimension first
+    for axis in (1, 0):
+        length, padding = x.shape[2 + axis], int(conv.padding[axis])
+        cells = cells_along(length + 2 * padding, kernel[axis], stride)
+        sides += [padding, cells * stride - length - padding]  # negative: no window reaches there
+    return convolve_cells(F.pixel_unshuffle(F.pad(x, sides), stride), conv)
+
+
+def convolve_cells(cells: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Convolve images whose s x s squares of pixels are one, s being the stride of `conv`."""
     stride, (high, wide) = conv.stride[0], conv.weight.shape[2:]
-    rows, missing_rows = _padding(x.shape[2], high, stride, int(conv.padding[0]))
-    columns, missing_columns = _padding(x.shape[3], wide, stride, int(conv.padding[1]))
-    weight = F.pad(conv.weight, (0, missing_columns, 0, missing_rows))
-    cells = F.pixel_unshuffle(F.pad(x, (*columns, *rows)), stride)
+    weight = F.pad(conv.weight, (0, -wide % stride, 0, -high % stride))
     return F.conv2d(cells, F.pixel_unshuffle(weight, stride), conv.bias)
 
 
-def _padding(length: int, kernel: int, stride: int, padding: int) -> tuple[tuple[int, int], int]:
-    """Return the zeros before and after a side of an image, and those that a kernel lacks.
+def cells_along(length: int, kernel: int, stride: int) -> int:
+    """Count the squares along a side of `length` pixels that the windows of a kernel reach."""
+    return (length - kernel) // stride + -(-kernel // stride)
 
-    Both then are multiples of `stride`. A negative number cuts pixels off that no window reaches.
+
+def first_cells(rows: Iterable[nn.Module]) -> Cells | None:
+    """Return how images are rearranged for the first convolution of a network's rows.
+
+    None if it has no stride, or the table begins in a way that is not known here.
     """
-    cells = -(-kernel // stride)
-    windows = (length + 2 * padding - kernel) // stride + 1
-    after = (windows - 1 + cells) * stride - length - padding
-    return (padding, after), cells * stride - kernel
+    shape: tuple[int, int, int] | None = None
+    pad = (0, 0, 0, 0)
+    for row in rows:
+        if isinstance(row, Input):
+            shape = row.shape
+        elif type(row) is nn.ZeroPad2d:
+            pad = row.padding
+        else:
+            break
+    else:
+        return None
+    if shape is None or type(row) is not nn.Conv2d or not is_known(row):
+        return None
+    return _cells(shape, pad, row) if row.groups == 1 and row.stride[0] > 1 else None
+
+
+def _cells(shape: tuple[int, int, int], pad: Sides, conv: nn.Conv2d) -> Cells | None:
+    """Return the cells of images of that shape, with zeros of `pad` and of `conv` around them."""
+    left, right, top, bottom = pad
+    (channels, height, width), stride = shape, conv.stride[0]
+    own_rows, own_columns = (int(own) for own in conv.padding)
+    if left + own_columns != top + own_rows:
+        return None
+    rows = cells_along(height + top + bottom + 2 * own_rows, conv.kernel_size[0], stride)
+    columns = cells_along(width + left + right + 2 * own_columns, conv.kernel_size[1], stride)
+    return Cells(stride, top + own_rows, (channels * stride**2, rows, columns))

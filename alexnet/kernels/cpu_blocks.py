@@ -6,12 +6,10 @@ call it, another when a process forks, and a compiler for them takes seconds lon
 """
 
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
@@ -21,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from alexnet.kernels import cpu_kernels, cpu_map_norm
 from alexnet.kernels.cpu_kernels import AFTER, BEFORE, SIZE, Plan
+from alexnet.kernels.kept import cache_folder
 from alexnet.kernels.steps import Block, ChannelNorm, MapNorm, MaxPool, Relu
 from alexnet.layers import at_least_float32
 
@@ -173,12 +172,3 @@ def compiled(function: Kernel) -> Kernel:
         return cpu_kernels.compile_lazily(function)
     finally:
         config.CACHE_DIR = before
-
-
-def cache_folder() -> Path:
-    """Name the folder for compiled kernels: where this system keeps a person's caches."""
-    home = Path.home()
-    named = {"win32": "LOCALAPPDATA"}.get(sys.platform, "XDG_CACHE_HOME")
-    usual = {"win32": home / "AppData/Local", "darwin": home / "Library/Caches"}
-    base = os.environ.get(named) or usual.get(sys.platform, home / ".cache")
-    return Path(base) / "alexnet" / "kernels"

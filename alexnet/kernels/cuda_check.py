@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alexnet.cache import Form, from_yuv420, to_yuv420
 from alexnet.config import Settings
 from alexnet.errors import AlexnetError, WorkerError
-from alexnet.kernels import cuda_blocks
+from alexnet.kernels import cuda_blocks, cuda_forms
 from alexnet.kernels.cuda_batch import prepare_batch, windows
 from alexnet.kernels.cuda_sgd import FusedUpdate
 from alexnet.kernels.steps import ChannelNorm, MapNorm, MaxPool, Relu, Step
@@ -77,8 +78,11 @@ class Comparison(NamedTuple):
 
 @functools.cache
 def check_once(device: torch.device) -> None:
-    """Run `check_device` the first time that it is asked for this device in this process."""
-    check_device(device)
+    """Run `check_device` if this machine has not yet: with this GPU and the same software."""
+    kept, name = cuda_forms.kept_here(), f"{cuda_forms.identify(device)}: computes right"
+    if kept.get(name) is not True:
+        check_device(device)
+        kept.put(name, True)
 
 
 def check_device(device: torch.device) -> None:
@@ -221,9 +225,15 @@ def _batch(device: torch.device) -> Iterator[Comparison]:
     colors = ((0.6, 0.7, 0.4), (0.6, 0.1, -0.8), (0.6, -0.7, 0.4))
     preprocessing = Preprocessing(size, crop, mean, (50.0, 10.0, 5.0), colors)
     draws = draw(Settings(), preprocessing, 1, numbers)
-    expected = augment(images, draws, preprocessing, Settings())
-    out = torch.empty(expected.shape, device=device)
+    out = torch.empty(len(numbers), 3, crop, crop, device=device)
     table = windows(draws, numbers, size, crop).to(device)
     shift = torch.from_numpy(draws.shift).to(device)
-    prepare_batch(images.to(device), table, shift, preprocessing.mean.to(device), out)
-    yield Comparison("the preparation of a batch", _error(out, expected.double()), KERNEL_LIMIT)
+    forms: dict[Form, Tensor] = {"rgb": images.flatten(1), "yuv420": to_yuv420(images)}
+    for form, rows in forms.items():
+        pixels = from_yuv420(rows, size) if form == "yuv420" else images
+        expected = augment(pixels, draws, preprocessing, Settings())
+        prepare_batch(
+            rows.to(device), table, shift, preprocessing.mean.to(device), out, size=size, form=form
+        )
+        name = f"the preparation of a batch ({form})"
+        yield Comparison(name, _error(out, expected.double()), KERNEL_LIMIT)

@@ -7,6 +7,9 @@ reads. An update whose loss or gradients are not finite is not made.
 """
 
 import copy
+import logging
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,15 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from alexnet.cache import Form
 from alexnet.config import Settings
+from alexnet.kernels.convolutions import Cells
 from alexnet.kernels.cuda_batch import prepare_batch, windows
 from alexnet.kernels.cuda_sgd import FusedUpdate
 from alexnet.optim import PaperSGD
 from alexnet.team import Accelerate
 from alexnet.transforms import Draws, Preprocessing
 
+LOG = logging.getLogger(__name__)
 WARM_UP = 3
 """Steps before the recording: libraries choose their algorithms and take their workspace then."""
+SAME = 1e-3
+"""Largest share by which loss and gradient of a recorded step may differ from the step itself."""
 
 
 def obstacle(model: nn.Sequential, optimizer: Optimizer, settings: Settings) -> str | None:
@@ -42,7 +50,7 @@ class Places(NamedTuple):
     """Where a step finds what it works on, always at the same address."""
 
     store: Tensor
-    """(M, S, S, 3) uint8: all images, or those of the batch at hand."""
+    """(M, bytes of an image) uint8: all images, or those of the batch at hand."""
     table: Tensor
     """(N, 4) int32, see `alexnet.kernels.cuda_batch.windows`."""
     shift: Tensor
@@ -50,8 +58,8 @@ class Places(NamedTuple):
     labels: Tensor
     """(N,) int64."""
     input: Tensor
-    """(N, 3, crop, crop) in the type of the forward pass, channels-last, or the rearranged form
-    (N, channels, rows, columns) that the fast network asks for by its attribute `cells`."""
+    """(N, 3, crop, crop) in the type of the forward pass, channels-last, or rearranged as the fast
+    network's `cells` say."""
     loss: Tensor
     """() float32: the last step's."""
     norm: Tensor
@@ -65,11 +73,13 @@ class CapturedStep:
     a copy of that type computes, which each update writes as well, so nothing is converted in
     between. Call `refresh` after the weights of `model` were changed by anything else.
 
-    `store` (M, S, S, 3) uint8 holds the images on the device: the whole data set, or a buffer for a
-    batch that the caller fills before each step.
+    `store` (M, bytes of an image) uint8 holds the images on the device, in a `form` of
+    `alexnet.cache`: the whole data set, or a buffer for a batch that the caller fills before each
+    step. A recording that fails, or does not compute what the step computes, is not used, and
+    `tell` is told.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a step works with
         self,
         model: nn.Sequential,
         optimizer: PaperSGD,
@@ -77,10 +87,12 @@ class CapturedStep:
         settings: Settings,
         store: Tensor,
         *,
+        form: Form = "rgb",
         accelerate: Accelerate | None = None,
         dtype: torch.dtype = torch.bfloat16,
+        tell: Callable[[str], None] = LOG.warning,
     ) -> None:
-        self.settings, self.size = settings, preprocessing.size
+        self.settings, self.size, self.form, self.tell = settings, preprocessing.size, form, tell
         self.mean = preprocessing.mean.contiguous()
         self.copy = _copy(model, dtype)
         self.network = accelerate(self.copy) if accelerate else self.copy
@@ -89,10 +101,11 @@ class CapturedStep:
         self.copies: dict[Tensor, Tensor] = {own: x for own, x in pairs if own is not x}
         self.update = FusedUpdate(optimizer, {own: x.detach() for own, x in self.copies.items()})
         self.leaves = [self.copies.get(own, own) for own in self.update.parameters]
-        plain = (3, preprocessing.crop, preprocessing.crop)
-        shape: tuple[int, int, int] = getattr(self.network, "cells", None) or plain
-        self.places = _places(store, settings.batch_size, shape, dtype)
+        plain = Cells(1, 0, (3, preprocessing.crop, preprocessing.crop))
+        self.cells: Cells = getattr(self.network, "cells", None) or plain
+        self.places = _places(store, settings.batch_size, self.cells.shape, dtype)
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.records = store.is_cuda
 
     def change(self, settings: Settings) -> None:
         """Go on with other settings, where an epoch has its own; the next step is recorded anew."""
@@ -119,9 +132,9 @@ class CapturedStep:
         places.table[:count].copy_(table, non_blocking=True)
         places.shift[:count].copy_(torch.from_numpy(draws.shift), non_blocking=True)
         places.labels[:count].copy_(torch.from_numpy(labels), non_blocking=True)
-        recorded = places.store.is_cuda and count == len(places.labels)
+        recorded = self.records and count == len(places.labels)
         if recorded and self.graph is None:
-            self.graph = self._record()
+            self.graph = self._recording()
         self.update.set_rates()
         torch.manual_seed(seed)
         if recorded and self.graph is not None:
@@ -130,9 +143,39 @@ class CapturedStep:
             self._work(count)
         return places.loss, places.norm
 
+    def _recording(self) -> torch.cuda.CUDAGraph | None:
+        """Record a step and compare it with the step itself; None if it cannot be used."""
+        self.update.stand_still()  # so no weight changes meanwhile
+        try:
+            graph = self._record()
+            problem = self._difference(graph)
+        except RuntimeError as error:  # CUDA refuses, or a library in the step does
+            problem = str(error).partition("\n")[0]
+        if not problem:
+            return graph
+        self.tell(f"steps are not replayed from a recording, but made anew: {problem}")
+        self.records = False
+        return None
+
+    def _difference(self, graph: torch.cuda.CUDAGraph) -> str:
+        """Say how a replay differs from the step, both on other images than were recorded."""
+        places, count = self.places, len(self.places.labels)
+        given = places.table.clone(), places.labels.clone()
+        places.table.copy_(given[0].flip(0))
+        places.labels.copy_(given[1].roll(1))
+        figures = []
+        for work in (partial(self._work, count), graph.replay):
+            torch.manual_seed(count)
+            work()
+            figures.append(torch.stack([places.loss, places.norm]).tolist())
+        places.table.copy_(given[0])
+        places.labels.copy_(given[1])
+        made, replayed = figures
+        if np.allclose(made, replayed, rtol=SAME, atol=0, equal_nan=True):
+            return ""
+        return f"loss and gradient are {replayed} in place of {made}"
+
     def _record(self) -> torch.cuda.CUDAGraph:
-        """Record a step; its update stands still meanwhile, so no weight changes."""
-        self.update.stand_still()
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
@@ -151,7 +194,8 @@ class CapturedStep:
         divisor = 1 + settings.lighting if settings.lighting_rescale else 1.0
         images = prepare_batch(
             places.store, places.table[:count], places.shift[:count], self.mean,
-            places.input[:count], divisor,
+            places.input[:count], size=self.size, form=self.form, before=self.cells.before,
+            divisor=divisor,
         )  # fmt: skip
         logits = self.network(images).float()
         smoothing = settings.label_smoothing

@@ -8,14 +8,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import dropwhile
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.job import Job, Steps
 from alexnet.kernels import onednn
-from alexnet.kernels.convolutions import FORMS, Forms, convolve, is_known
+from alexnet.kernels.convolutions import Choose, convolve, first_cells, is_known
 from alexnet.kernels.steps import Block, step_of
 
 Stage = Callable[[Tensor], Tensor]
@@ -43,22 +45,35 @@ class FastNetwork(nn.Sequential):
         rows: "OrderedDict[str, nn.Module]",
         engine: Engine,
         device_type: str,
+        choose: Choose,
         weights: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(rows)
         self.device_type = device_type
-        builder = Builder(engine, FORMS[device_type], weights)
-        self.stages = builder.stages(list(rows.values()))
+        self.again = partial(FastNetwork, engine=engine, device_type=device_type, choose=choose)
+        self.stages = Builder(engine, choose, weights).stages(list(rows.values()))
+        self.cells = first_cells(rows.values())
+        """The form in which images may be given, too; None if there is none."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, H, W) to logits (N, classes)."""
+        """Map images (N, 3, H, W), or rearranged as `cells` says, to logits (N, classes)."""
         stages: Iterable[Stage] = self.stages
         if images.device.type != self.device_type:
             stages = self.children()
+        elif self.cells and images.shape[1:] == self.cells.shape:
+            stages = dropwhile(lambda stage: not isinstance(stage, Weighted), stages)
         x = images
         for stage in stages:
             x = stage(x)
         return x
+
+    def record(self, job: Job) -> Steps | None:
+        """Return what makes whole steps of a training on a GPU; None elsewhere."""
+        if job.device.type != "cuda":
+            return None
+        from alexnet.kernels.recording import record  # needs Triton
+
+        return record(job, lambda copy: self.again(OrderedDict(copy.named_children())))
 
 
 @dataclass
@@ -66,7 +81,7 @@ class Builder:
     """Turns rows into stages, for one kind of device."""
 
     engine: Engine
-    forms: Forms
+    choose: Choose
     weights: torch.dtype
 
     def stages(self, rows: Sequence[nn.Module]) -> list[Stage]:
@@ -89,7 +104,7 @@ class Builder:
             return row, 1
         assert isinstance(row, nn.Conv2d | nn.Linear)  # noqa: S101 - just looked at
         relu = len(rows) > 1 and type(rows[1]) is nn.ReLU and not self.longest_block(rows[1:])
-        return Weighted(row, relu, self.forms, self.weights), 1 + relu
+        return Weighted(row, relu, self.choose, self.weights), 1 + relu
 
     def longest_block(self, rows: Sequence[nn.Module]) -> Block:
         """Return the longest block that `rows` begin with and that the engine runs; () if none."""
@@ -110,7 +125,7 @@ class Weighted:
 
     layer: nn.Conv2d | nn.Linear
     relu: bool
-    forms: Forms
+    choose: Choose
     weights: torch.dtype
     inference: onednn.Inference = field(init=False)
 
@@ -126,7 +141,7 @@ class Weighted:
         if fast and not torch.is_grad_enabled():
             return self.inference(x)
         if isinstance(self.layer, nn.Conv2d):
-            result = convolve(x, self.layer, self.forms)
+            result = convolve(x, self.layer, self.choose(x, self.layer))
         elif fast:
             result = onednn.linear(x, self.layer.weight, self.layer.bias)
         else:
