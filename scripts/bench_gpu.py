@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ from torch.nn import functional as F
 from alexnet.config import Settings
 from alexnet.model import create_model, input_shape
 from alexnet.optim import PaperSGD, he_initialize, make_optimizer
+from alexnet.progress import Silent
+from alexnet.run import Run
 from alexnet.transforms import Preprocessing, augment, draw
 
 Step = Callable[[], object]
@@ -53,6 +56,8 @@ class Scale:
     """Of one measurement, after warming up."""
     loss_steps: int
     loss_batch: int
+    epoch: int
+    """Images of an epoch of the command `alexnet train`."""
 
     @property
     def crop(self) -> int:
@@ -70,6 +75,7 @@ GPU = Scale(
     seconds=2.0,
     loss_steps=200,
     loss_batch=128,
+    epoch=131_072,
 )
 REHEARSAL = Scale(
     device=torch.device("cpu"),
@@ -81,6 +87,7 @@ REHEARSAL = Scale(
     seconds=0.01,
     loss_steps=2,
     loss_batch=2,
+    epoch=64,
 )
 
 
@@ -213,7 +220,12 @@ class FastTraining:
         optimizer = make_optimizer(self.model, settings)
         assert isinstance(optimizer, PaperSGD)
         self.captured = CapturedStep(
-            self.model, optimizer, self.preprocessing, settings, self.images, accelerate=accelerate
+            self.model,
+            optimizer,
+            self.preprocessing,
+            settings,
+            self.images.flatten(1),
+            accelerate=accelerate,
         )
         self.count = 0
 
@@ -293,6 +305,61 @@ def train_ours_uncaptured(scale: Scale) -> Result:
         return PlainTraining(scale, Settings(batch_size=batch), network, fast=True).step
 
     return dict(by_batch(scale, scale.train, make))
+
+
+def made_up_data(folder: Path, scale: Scale) -> Path:
+    """Write a packed data set of noise; all its shards are one file under many names."""
+    from full_size import write_dataset
+
+    write_dataset(folder, scale.epoch, "raw", scale.size)
+    first, *others = sorted(folder.glob("train-0*.npy"))
+    generator = np.random.default_rng(0)
+    with first.open("r+b") as file:
+        file.seek(-(first.stat().st_size // 4096) * 4096, os.SEEK_END)
+        while rest := first.stat().st_size - file.tell():
+            file.write(generator.bytes(min(rest, 2**24)))
+    for path in others:
+        if path.stat().st_size == first.stat().st_size:
+            path.unlink()
+            os.link(first, path)
+    return folder
+
+
+def train_command(scale: Scale) -> Result:
+    """Train as `alexnet train` does, from files into the device's memory and from there."""
+    from alexnet.kernels import accelerate
+    from alexnet.train import train_model
+
+    def fit(data: Path, batch: int) -> Result:
+        settings = Settings(model=scale.model, batch_size=batch, epochs=3)
+        heard = Heard()
+        run = data.parent / f"run-{batch}"
+        report = train_model(
+            data, run, settings, device=scale.device.type, accelerate=accelerate, progress=heard
+        )
+        rates = [row["images_per_second"] for row in Run.open(run).metrics() if "kind" in row]
+        return {
+            "median": report.images_per_second,  # of the last epoch
+            "epochs": rates,
+            "waited_for_images": report.waited_for_images,
+            "limit": report.limit,
+            "notes": heard.notes,
+        }
+
+    with tempfile.TemporaryDirectory() as name:
+        data = made_up_data(Path(name, "data"), scale)
+        return {str(batch): result_of(partial(fit, data, batch)) for batch in scale.train[:2]}
+
+
+class Heard(Silent):
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        """Keep `message`."""
+        self.notes.append(message)
 
 
 def train_plain(scale: Scale) -> Result:
@@ -533,6 +600,7 @@ MEASUREMENTS: dict[str, tuple[Callable[[Scale], Result], float]] = {
     "check": (check, 60),
     "limits": (limits, 40),
     "train_ours": (train_ours, 90),
+    "train_command": (train_command, 120),
     "parts": (parts, 60),
     "infer_ours": (infer_ours, 60),
     "train_plain": (train_plain, 60),
@@ -630,12 +698,15 @@ def summary(found: Result) -> Result:
     def ratio(first: float | None, second: float | None) -> float | None:
         return first / second if first and second else None
 
-    ours = rate("train_ours", "1024")
+    ours, ended = rate("train_ours", "1024"), rate("train_command", "1024")
     return {
         "train_1024": ours,
         "train_512": rate("train_ours", "512"),
         "train_128": rate("train_ours", "128"),
         "infer_1024": rate("infer_ours", "1024"),
+        "command_1024": ended,
+        "command_128": rate("train_command", "128"),
+        "command_over_steps_alone": ratio(ended, ours),
         "train_1024_over_plain": ratio(ours, rate("train_plain", "1024")),
         "train_1024_over_compiled": ratio(ours, rate("train_compiled", "1024")),
         "train_1024_over_torchvision_compiled": ratio(

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet.aside import sha256_of
 from alexnet.bench.conditions import commit
 from alexnet.dataset import FORMAT, VERSION
 from alexnet.device import cpu_name
@@ -36,35 +37,39 @@ def write_array(folder: Path, name: str, array: Any) -> dict[str, Any]:
     return entry(folder / name)
 
 
-def entry(path: Path) -> dict[str, Any]:
-    """Describe a file as dataset.json does; the digest is made up."""
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": "0" * 64}
+def entry(path: Path, *, digest: bool = True) -> dict[str, Any]:
+    """Describe a file as dataset.json does; without `digest` that is made up."""
+    sha256 = sha256_of(path) if digest else "0" * 64
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
-def write_shard(path: Path, images: int, jpeg: bytes) -> dict[str, Any]:
+def write_shard(path: Path, images: int, jpeg: bytes, size: int) -> dict[str, Any]:
     """Write a shard with a hole where its images should be; a tar holds one image."""
     with path.open("wb") as out:
         if path.suffix == ".tar":
             out.write(jpeg)
             length = images * 30_000
         else:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (images, SIZE, SIZE, 3)}
+            header = {"descr": "|u1", "fortran_order": False, "shape": (images, size, size, 3)}
             np.lib.format.write_array_header_1_0(out, header)
-            length = out.tell() + images * SIZE * SIZE * 3
+            length = out.tell() + images * size * size * 3
         out.truncate(length)
-    return {**entry(path), "images": images}
+    return {**entry(path, digest=False), "images": images}  # holes: 252 GB of zeros
 
 
-def write_dataset(folder: Path, images: int, store: str) -> None:
+def write_dataset(folder: Path, images: int, store: str, size: int = SIZE) -> None:
     """Write a data set of `images` training images whose shards are sparse files."""
     folder.mkdir()
     coarse = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    jpeg = encode_jpeg(coarse.repeat(SIZE // 32, 0).repeat(SIZE // 32, 1))
+    jpeg = encode_jpeg(coarse.repeat(size // 32, 0).repeat(size // 32, 1))
     starts = range(0, images, IMAGES_PER_SHARD)
     suffix = "npy" if store == "raw" else "tar"
     shards = [
         write_shard(
-            folder / f"train-{number:05d}.{suffix}", min(IMAGES_PER_SHARD, images - start), jpeg
+            folder / f"train-{number:05d}.{suffix}",
+            min(IMAGES_PER_SHARD, images - start),
+            jpeg,
+            size,
         )
         for number, start in enumerate(starts)
     ]
@@ -85,12 +90,12 @@ def write_dataset(folder: Path, images: int, store: str) -> None:
     info = {
         "format": FORMAT,
         "version": VERSION,
-        "size": SIZE,
+        "size": size,
         "store": store,
         "classes": [f"{number:04d}" for number in range(CLASSES)],
         "titles": [f"{number:04d}" for number in range(CLASSES)],
         "splits": {"train": train},
-        "mean_image": write_array(folder, "mean_image.npy", np.zeros((SIZE, SIZE, 3), np.float32)),
+        "mean_image": write_array(folder, "mean_image.npy", np.zeros((size, size, 3), np.float32)),
         "color_std": [1.0, 2.0, 3.0],
         "color_vectors": np.eye(3).tolist(),
         "rejects": {"count": 0, **entry(folder / "rejects.jsonl")},

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_makers import Pixels, Recorder, encode, picture, tree, write_tree
+from data_makers import Pixels, Recorder, encode, load_script, picture, tree, write_tree
 from PIL import Image
 
 from alexnet.dataset import Dataset
@@ -399,3 +399,13 @@ def test_the_document_has_the_keys_of_the_manifest(tmp_path: Path) -> None:
     rows = DOCUMENT.read_text().split("## The manifest")[1].split("\n\n")[1].splitlines()[2:]
     documented = {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert documented == keys
+
+
+@pytest.mark.parametrize("store", ["raw", "jpeg"])
+def test_the_made_up_set_of_imagenets_size_opens_and_reads(tmp_path: Path, store: str) -> None:
+    """What scripts/full_size.py measures the reader with, and scripts/bench_gpu.py trains on."""
+    load_script("full_size").write_dataset(tmp_path / "data", 1500, store, 64)
+    split = Dataset(tmp_path / "data").split("train")
+    assert len(split) == 1500
+    assert split.read([0]).shape == (1, 64, 64, 3)
+    assert not (store == "raw" and split.read([1499]).any()), "a hole"
