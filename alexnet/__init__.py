@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from alexnet.evaluate import Evaluation as Evaluation
     from alexnet.evaluate import evaluate_run as evaluate_run
     from alexnet.features import extract_features as extract_features
+    from alexnet.kernels import accelerate as accelerate
     from alexnet.model import create_model as create_model
     from alexnet.model import list_models as list_models
     from alexnet.predict import Prediction as Prediction
@@ -68,6 +69,7 @@ _HOMES = {
     "TrainReport": "train",
     "UsageError": "errors",
     "WorkerError": "errors",
+    "accelerate": "kernels",
     "create_model": "model",
     "diagnose": "doctor",
     "evaluate_run": "evaluate",

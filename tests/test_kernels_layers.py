@@ -18,6 +18,7 @@ from alexnet.kernels.convolutions import (
     cpu_forms,
     first_cells,
     is_known,
+    rearranged,
 )
 from alexnet.kernels.cuda_forms import FastestForms, candidates, describe, work_of
 from alexnet.kernels.kept import Kept, cache_folder
@@ -141,7 +142,7 @@ def test_mixed_precision_and_other_types_are_left_to_pytorch() -> None:
 # Images that are rearranged for the first convolution.
 
 
-def rearranged(images: Tensor, rows: OrderedDict[str, nn.Module]) -> Tensor:
+def put_in_cells(images: Tensor, rows: OrderedDict[str, nn.Module]) -> Tensor:
     """Rearrange images as `first_cells` says: zeros around them, then pixel_unshuffle."""
     cells = first_cells(rows.values())
     assert cells is not None
@@ -169,9 +170,17 @@ def test_rearranged_images_give_the_first_convolution_of_every_network(name: str
     for row in model:
         expected = row(expected)
         if isinstance(row, nn.Conv2d):
-            ours = convolve_cells(rearranged(images, rows), row)
+            ours = convolve_cells(put_in_cells(images, rows), row)
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
             break
+
+
+def test_images_are_rearranged_as_pixel_unshuffle_does_and_channels_last() -> None:
+    x = torch.randn(2, 3, 8, 12)
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        cells = rearranged(given, 4)
+        assert torch.equal(cells, F.pixel_unshuffle(x, 4))
+        assert cells.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_paper_s_images_are_57_by_57_of_48() -> None:
@@ -206,7 +215,7 @@ def test_a_fast_network_takes_images_in_both_forms() -> None:
     network = FastNetwork(rows, cpu_blocks, "cpu", cpu_forms)
     images = torch.randn(2, 3, 20, 20)
     results = []
-    for given in (images, rearranged(images, rows)):
+    for given in (images, put_in_cells(images, rows)):
         y = network(given)
         results.append([y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))])
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)

@@ -40,6 +40,7 @@ PUBLIC_NAMES = {
     "UsageError",
     "WorkerError",
     "__version__",
+    "accelerate",
     "create_model",
     "diagnose",
     "evaluate_run",

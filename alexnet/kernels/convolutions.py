@@ -114,7 +114,13 @@ def unshuffled(x: Tensor, conv: nn.Conv2d) -> Tensor:
         length, padding = x.shape[2 + axis], int(conv.padding[axis])
         cells = cells_along(length + 2 * padding, kernel[axis], stride)
         sides += [padding, cells * stride - length - padding]  # negative: no window reaches there
-    return convolve_cells(F.pixel_unshuffle(F.pad(x, sides), stride), conv)
+    return convolve_cells(rearranged(F.pad(x, sides), stride), conv)
+
+
+def rearranged(x: Tensor, stride: int) -> Tensor:
+    """Do what torch.nn.functional.pixel_unshuffle does, in one pass, to a channels-last result."""
+    squares = torch.unflatten(torch.unflatten(x, 3, (-1, stride)), 2, (-1, stride))
+    return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).permute(0, 3, 1, 2)
 
 
 def convolve_cells(cells: Tensor, conv: nn.Conv2d) -> Tensor:
