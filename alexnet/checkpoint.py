@@ -30,6 +30,9 @@ Which = Literal["best", "last"]
 KEPT = 2
 """How many of the newest checkpoints are kept, beside the best."""
 
+MODEL = "model."
+"""What the names of weights begin with in a checkpoint."""
+
 VERSION = 1
 """Of the format of a checkpoint file, in its header."""
 
@@ -113,7 +116,8 @@ def write(run: Path, tensors: dict[str, Tensor], position: Position) -> None:
 def state_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by their names in it."""
     tensors = {
-        f"model.{name}": tensor.detach().contiguous() for name, tensor in model.state_dict().items()
+        f"{MODEL}{name}": tensor.detach().contiguous()
+        for name, tensor in model.state_dict().items()
     }
     for name, parameter in model.named_parameters():
         for key, tensor in optimizer.state.get(parameter, {}).items():
@@ -121,9 +125,10 @@ def state_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     return tensors
 
 
-def load(run: Path, which: Which) -> Saved:
+def load(run: Path, which: Which, *, prefix: str = "") -> Saved:
     """Read the last or best checkpoint of a run, checked against its SHA-256.
 
+    Only tensors whose names begin with `prefix` are read: `MODEL` for the weights alone.
     Raises `CheckpointError` if there is none, or it is damaged; see `repair`.
     """
     manifest = _checked_manifest(run)
@@ -131,10 +136,10 @@ def load(run: Path, which: Which) -> Saved:
         raise CheckpointError(f"{run} has no checkpoint yet: the training has not saved one")
     entry = next(each for each in manifest["checkpoints"] if each["file"] == manifest[which])
     try:
-        return _read(run / "checkpoints" / entry["file"], entry)
+        return _read(run / "checkpoints" / entry["file"], entry, prefix)
     except UNREADABLE as error:
         if read_manifest(run) != manifest:  # a training has saved, and deleted, meanwhile
-            return load(run, which)
+            return load(run, which, prefix=prefix)
         raise CheckpointError(
             f"{run}/checkpoints/{entry['file']} is damaged: {error}; train with --resume goes on "
             f"from the newest whole one"
@@ -182,8 +187,18 @@ def sweep(run: Path) -> None:
 
 
 def load_weights(model: nn.Module, saved: Saved) -> None:
-    """Put a checkpoint's weights into `model`; every mismatch is listed with both shapes."""
-    _copy(dict(model.state_dict()), _weights(saved), saved.path)
+    """Put a checkpoint's weights into `model`; every mismatch is listed with both shapes.
+
+    A model on the device "meta", which has no weights of its own, takes those of the checkpoint.
+    """
+    targets, sources = dict(model.state_dict()), _weights(saved)
+    _refuse_misfits(targets, sources, saved.path)
+    if any(target.is_meta for target in targets.values()):
+        # Copies, since PyTorch's own memory begins at round addresses, on which last bits depend.
+        copies = {name: source.clone() for name, source in sources.items()}
+        model.load_state_dict(copies, assign=True)
+    else:
+        _copy(targets, sources)
 
 
 def transfer_weights(model: nn.Module, saved: Saved, *, same_classes: bool) -> list[str]:
@@ -195,7 +210,8 @@ def transfer_weights(model: nn.Module, saved: Saved, *, same_classes: bool) -> l
     fresh = [] if same_classes else [f"{last}.weight", f"{last}.bias"]
     targets = {name: t for name, t in model.state_dict().items() if name not in fresh}
     sources = {name: t for name, t in _weights(saved).items() if name not in fresh}
-    _copy(targets, sources, saved.path)
+    _refuse_misfits(targets, sources, saved.path)
+    _copy(targets, sources)
     return fresh
 
 
@@ -248,13 +264,13 @@ def read_manifest(run: Path) -> dict[str, Any]:
 
 def _weights(saved: Saved) -> dict[str, Tensor]:
     return {
-        name.removeprefix("model."): tensor
+        name.removeprefix(MODEL): tensor
         for name, tensor in saved.tensors.items()
-        if name.startswith("model.")
+        if name.startswith(MODEL)
     }
 
 
-def _copy(targets: dict[str, Tensor], sources: dict[str, Tensor], path: Path) -> None:
+def _refuse_misfits(targets: dict[str, Tensor], sources: dict[str, Tensor], path: Path) -> None:
     def shape(tensors: dict[str, Tensor], name: str) -> str:
         return "x".join(map(str, tensors[name].shape)) if name in tensors else "missing"
 
@@ -265,6 +281,9 @@ def _copy(targets: dict[str, Tensor], sources: dict[str, Tensor], path: Path) ->
     ]
     if wrong:
         raise CheckpointError(f"{path} does not fit the network: {', '.join(wrong)}")
+
+
+def _copy(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(sources[name])
@@ -326,7 +345,7 @@ DAMAGED = "take it from a copy; without it, a training here starts afresh"
 UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError)
 
 
-def _read(path: Path, entry: dict[str, Any]) -> Saved:
+def _read(path: Path, entry: dict[str, Any], prefix: str = "") -> Saved:
     """Read a file that checkpoints.json names. Raises one of `UNREADABLE` if it is damaged."""
     if sha256_of(path) != entry["sha256"]:
         raise ValueError("its SHA-256 is not the recorded one")
@@ -339,7 +358,8 @@ def _read(path: Path, entry: dict[str, Any]) -> Saved:
                 f"update it"
             )
         position = Position(**json.loads(metadata["position"]))
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in names}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds numbers that are not finite")

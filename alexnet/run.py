@@ -153,8 +153,9 @@ class Run:
 
         `which` is the checkpoint with the lowest validation error ("best") or the newest ("last").
         """
-        model = self.new_model()
-        saved = checkpoint.load(self.path, which)
+        with torch.device("meta"):  # no weights are drawn, only to be replaced
+            model = self.new_model()
+        saved = checkpoint.load(self.path, which, prefix=checkpoint.MODEL)
         checkpoint.load_weights(model, saved)
         return model.to(device).eval()
 

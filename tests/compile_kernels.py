@@ -86,8 +86,8 @@ def main() -> None:
         "backward": build(backward, BLOCK | {"slope": 1e-4}, norm),
         "backward: norm alone": build(backward, alone | {"slope": 1e-4}, norm),
         "maps": build(cuda_maps._factors_kernel, MAPS, norm | fresh, 2),
-        "batch": build(cuda_batch._kernel, BATCH | {"halved": False}, batch, 2),
-        "batch, colour halved": build(cuda_batch._kernel, BATCH | {"halved": True}, batch, 2),
+        "batch": build(cuda_batch._kernel, BATCH | {"halved": False}, batch, 6),
+        "batch, colour halved": build(cuda_batch._kernel, BATCH | {"halved": True}, batch, 6),
         "update": build(cuda_sgd._kernel, {"has_copy": True, "block": 1024}, update, 2),
     }
     json.dump(built, sys.stdout)

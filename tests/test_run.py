@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from torch import nn
 
 from alexnet import checkpoint
 from alexnet.dataset import Dataset
@@ -98,3 +99,24 @@ def test_a_place_that_cannot_be_written_is_named(tiny_data: Path, tmp_path: Path
         checkpoint.lock(tmp_path / "file" / "run"),
     ):
         pass
+
+
+def test_loading_draws_no_weights_and_reads_none_of_the_optimiser(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would be thrown away at once took half of the time until an answer."""
+    read: list[str] = []
+    original = checkpoint.load_weights
+
+    def looking(model: nn.Module, saved: checkpoint.Saved) -> None:
+        read.extend(saved.tensors)
+        original(model, saved)
+
+    monkeypatch.setattr(checkpoint, "load_weights", looking)
+    before = torch.get_rng_state()
+    model = Run.open(tiny_run).load_model()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert set(read) == {f"model.{name}" for name in model.state_dict()}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    whole = checkpoint.load(tiny_run, "best").tensors
+    assert all(torch.equal(t, whole[f"model.{name}"]) for name, t in model.state_dict().items())
