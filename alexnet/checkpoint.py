@@ -195,7 +195,7 @@ def load_weights(model: nn.Module, saved: Saved) -> None:
     _refuse_misfits(targets, sources, saved.path)
     if any(target.is_meta for target in targets.values()):
         # Copies, since PyTorch's own memory begins at round addresses, on which last bits depend.
-        copies = {name: source.clone() for name, source in sources.items()}
+        copies = {name: t.to(targets[name].dtype, copy=True) for name, t in sources.items()}
         model.load_state_dict(copies, assign=True)
     else:
         _copy(targets, sources)

@@ -19,7 +19,7 @@ from network_makers import pictures, shrunk
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet import checkpoint, evaluate, train
+from alexnet import checkpoint, evaluate, step, train
 from alexnet.config import Settings
 from alexnet.dataset import Dataset, Split
 from alexnet.errors import AlexnetError
@@ -157,9 +157,9 @@ def make_steps(team: Team, case: Case) -> Outcome:
     model = team.localize(whole, Settings())
     network = team.network(model, None)
     losses, norm, n = [], torch.zeros(()), case.images
-    for step in range(case.steps):
-        images, labels = case.batch(step, side)
-        torch.manual_seed(step)
+    for number in range(case.steps):
+        images, labels = case.batch(number, side)
+        torch.manual_seed(number)
         team.begin(n)
         logits = network(images[team.share(n)])
         loss = F.cross_entropy(logits, labels[team.answered(n)], reduction="sum") / n
@@ -198,7 +198,7 @@ def double_precision() -> Iterator[None]:
     """
     torch.set_default_dtype(torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((train, "augment"), (evaluate, "take_view")):
+        for module, name in ((step, "augment"), (evaluate, "take_view")):
             original = getattr(module, name)
             patch.setattr(module, name, lambda *given, do=original: do(*given).double())
         yield

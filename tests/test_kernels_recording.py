@@ -226,6 +226,16 @@ def test_a_step_that_cannot_be_recorded_is_made_anew() -> None:
     assert notes[0].endswith("made anew: operation not permitted when stream is capturing")
 
 
+def test_a_recording_that_cannot_be_replayed_leaves_the_batch_as_it_was() -> None:
+    def refuse(_: CapturedStep) -> None:
+        raise RuntimeError("an illegal instruction")
+
+    step, notes, _ = recording(refuse)
+    plain, _ = captured(network(), SETTINGS)
+    assert torch.equal(run_once(step), run_once(plain))
+    assert notes[0].endswith("an illegal instruction")
+
+
 def test_comparing_a_recording_changes_no_weight() -> None:
     step, _, replay = recording(lambda _: None)
     before = copy.deepcopy(step.network.state_dict())

@@ -160,16 +160,18 @@ class CapturedStep:
     def _difference(self, graph: torch.cuda.CUDAGraph) -> str:
         """Say how a replay differs from the step, both on other images than were recorded."""
         places, count = self.places, len(self.places.labels)
-        given = places.table.clone(), places.labels.clone()
-        places.table.copy_(given[0].flip(0))
-        places.labels.copy_(given[1].roll(1))
+        table, labels = places.table.clone(), places.labels.clone()
+        places.table.copy_(table.flip(0))
+        places.labels.copy_(labels.roll(1))
         figures = []
-        for work in (partial(self._work, count), graph.replay):
-            torch.manual_seed(count)
-            work()
-            figures.append(torch.stack([places.loss, places.norm]).tolist())
-        places.table.copy_(given[0])
-        places.labels.copy_(given[1])
+        try:
+            for work in (partial(self._work, count), graph.replay):
+                torch.manual_seed(count)
+                work()
+                figures.append(torch.stack([places.loss, places.norm]).tolist())
+        finally:
+            places.table.copy_(table)
+            places.labels.copy_(labels)
         made, replayed = figures
         if np.allclose(made, replayed, rtol=SAME, atol=0, equal_nan=True):
             return ""
