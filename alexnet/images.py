@@ -167,10 +167,11 @@ def _quick_square(data: bytes, size: int) -> Pixels | None:
     from alexnet.pixel_loops import bicubic  # compiles, or loads what was compiled
 
     height, width, _ = pixels.shape
-    (left, top, right, bottom), box = _central(width, height, size)
+    window, box = _central(width, height, size)
+    left, top, right, bottom = window
     if bottom - top > 1.05 * (right - left):  # where Pillow may scale the columns first
         return None
-    return bicubic(pixels[top:bottom, left:right], box, size)
+    return bicubic(pixels, window, box, size)
 
 
 def _quick_decode(data: bytes, size: int) -> Pixels | None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from alexnet import images
 from alexnet.images import ImageError, decode_jpeg, encode_jpeg, load_square, square_pixels
+from alexnet.pixel_loops import bicubic
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = png_chunk(b"IEND", b"")
@@ -56,7 +57,7 @@ def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
     np.testing.assert_array_equal(load_square(photo(3, 32, 32), 32), decoded(photo(3, 32, 32)))
 
 
-@pytest.mark.parametrize("size", [32, 100, 256])
+@pytest.mark.parametrize("size", [32, 100, 227, 256])
 @pytest.mark.parametrize(
     ("height", "width"), [(400, 533), (533, 400), (711, 400), (300, 301), (1100, 1300), (20, 90)]
 )
@@ -64,6 +65,17 @@ def test_photographs_among_many_have_the_same_pixels(height: int, width: int, si
     data = photo(5, height, width)
     expected = load_square(data, size)
     np.testing.assert_array_equal(load_square(data, size, many=True), expected)
+
+
+@pytest.mark.parametrize("size", [1, 5, 63, 64, 65, 130])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 5), (63, 65), (129, 200), (260, 250)])
+def test_compiled_scaling_gives_pillows_pixels(height: int, width: int, size: int) -> None:
+    """Black and white noise: sums are as large and as negative as they get."""
+    rng = np.random.default_rng(height * size)
+    pixels = rng.integers(0, 2, (height, width, 4), np.uint8) * np.uint8(255)
+    expected = images.square(Image.fromarray(pixels[:, :, :3].copy()), size)
+    window, box = images._central(width, height, size)
+    np.testing.assert_array_equal(bicubic(pixels, window, box, size), expected)
 
 
 def test_photographs_among_many_take_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
