@@ -27,6 +27,7 @@ from alexnet.sources.base import Item, Source
 IMAGES_PER_SHARD = 1024
 _NPY_HEADER_BYTES = 128
 _REPORT_EVERY = 16  # images
+_BUFFER_BYTES = 4 * 2**20  # at most: written in large pieces, bytes cost the system a quarter less
 _MANY = 64  # images, for which it pays to get ready: see `load_square`
 
 # Called with the number of images gone through since the last call, and the names and reasons of
@@ -100,9 +101,11 @@ def write_shard(source: Source, task: ShardTask, report: Report) -> ShardResult:
 
     Images that cannot be used are left out and listed. Other errors are raised.
     """
-    kept, rejects, sums = list[int](), list[tuple[int, str]](), ColorSums.empty(task.size)
+    kept, rejects = list[int](), list[tuple[int, str]]()
+    sums = ColorSums.empty(task.size, few=True)
     many = len(task.items) >= _MANY
-    with task.part.open("wb") as out:
+    buffer = min(_BUFFER_BYTES, _REPORT_EVERY * task.size**2 * 3)
+    with task.part.open("wb", buffering=buffer) as out:
         writer: _Writer = _RawWriter(out, task.size) if task.store == "raw" else _JpegWriter(out)
         for start in range(0, len(task.items), _REPORT_EVERY):
             known = len(rejects)
@@ -153,7 +156,7 @@ class _RawWriter:
         out.write(bytes(_NPY_HEADER_BYTES))
 
     def add(self, pixels: Pixels, _name: str, /) -> Pixels:
-        self.out.write(pixels.tobytes())
+        self.out.write(pixels.data)
         self.count += 1
         return pixels
 

@@ -18,13 +18,14 @@ class ColorSums:
     """Sums over images: their count, each pixel's values, the products of the channels."""
 
     images: int
-    values: NDArray[np.int64]  # (S, S, 3)
+    values: NDArray[np.int64] | NDArray[np.uint32]  # (S, S, 3)
     products: NDArray[np.int64]  # (3, 3): sum over all pixels of r*r, r*g, ...
 
     @classmethod
-    def empty(cls, size: int) -> "ColorSums":
-        """Return the sums over no image."""
-        return cls(0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64))
+    def empty(cls, size: int, *, few: bool = False) -> "ColorSums":
+        """Return the sums over no image; over a `few` only, up to 16 million, they take less."""
+        values = np.zeros((size, size, 3), np.uint32 if few else np.int64)
+        return cls(0, values, np.zeros((3, 3), np.int64))
 
     def add(self, image: Pixels) -> None:
         """Add one image (S, S, 3)."""
