@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet.errors import DataError
+from alexnet.jpeg_header import plain_size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Checked against the header, before any pixel is decoded.
@@ -180,11 +181,10 @@ def _quick_decode(data: bytes, size: int) -> Pixels | None:
         import simplejpeg
     except ImportError:
         return None
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        if image.mode not in ("RGB", "L") or image.width * image.height > MAX_PIXELS:
-            return None
-        image.draft(None, (2 * size, 2 * size))
-        width, height = image.size
+    whole = plain_size(data) or _size_by_pillow(data)
+    if whole is None or whole[0] * whole[1] > MAX_PIXELS:
+        return None
+    width, height = _drafted(*whole, size)
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(
             data, "RGBX", min_height=height, min_width=width, strict=True
@@ -192,6 +192,19 @@ def _quick_decode(data: bytes, size: int) -> Pixels | None:
     except ValueError:
         return None
     return pixels if pixels.shape[:2] == (height, width) else None
+
+
+def _size_by_pillow(data: bytes) -> tuple[int, int] | None:
+    """Return width and height of a JPEG in grey or colour; None for other colours."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        return image.size if image.mode in ("RGB", "L") else None
+
+
+def _drafted(width: int, height: int, size: int) -> tuple[int, int]:
+    """Return how large an image is that `_decode` lets be decoded at a half, quarter or eighth."""
+    reduced = min(width, height) // (2 * size)
+    part = next((part for part in (8, 4, 2) if reduced >= part), 1)
+    return -(-width // part), -(-height // part)
 
 
 def _refuse_missing_end(image: Image.Image, data: bytes, size: int) -> None:

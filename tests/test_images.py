@@ -14,6 +14,7 @@ from PIL import Image
 
 from alexnet import images
 from alexnet.images import ImageError, decode_jpeg, encode_jpeg, load_square, square_pixels
+from alexnet.jpeg_header import plain_size
 from alexnet.pixel_loops import bicubic
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -106,13 +107,62 @@ def test_among_many_the_verdict_is_the_same(kind: str) -> None:
         "empty": b"",
     }[kind]
 
-    def verdict(many: bool) -> tuple[str, bytes]:
-        try:
-            return "", load_square(data, 64, many=many).tobytes()
-        except ImageError as error:
-            return str(error), b""
+    assert verdict(data, many=True) == verdict(data, many=False)
 
-    assert verdict(many=True) == verdict(many=False)
+
+def verdict(data: bytes, *, many: bool) -> tuple[str, bytes]:
+    try:
+        return "", load_square(data, 64, many=many).tobytes()
+    except ImageError as error:
+        return str(error), b""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_among_many_any_change_of_the_header_has_the_same_consequence(mode: str) -> None:
+    """Every byte up to the first scan, in turn, made another: what is refused stays refused."""
+    data = encode(Image.fromarray(picture(8, 40, 48)).convert(mode), quality=90, comment=b"mine")
+    accepted = 0
+    for place in range(2, data.index(b"\xff\xda") + 14):
+        for value in (0, 1, data[place] ^ 128, (data[place] + 1) % 256, 0xE1, 0xFF):
+            changed = data[:place] + bytes([value]) + data[place + 1 :]
+            plain = plain_size(changed)
+            if plain is None:
+                continue
+            accepted += 1
+            assert verdict(changed, many=True) == verdict(changed, many=False), (place, value)
+            with Image.open(io.BytesIO(changed)) as image:
+                assert (image.size, image.mode) == (plain, mode)
+    assert accepted > 500
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_size_of_a_plain_jpeg_is_read_without_pillow(mode: str, progressive: bool) -> None:
+    image = Image.fromarray(picture(8, 40, 48)).convert(mode)
+    assert plain_size(encode(image, progressive=progressive, restart_marker_rows=1)) == (48, 40)
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "EXIF", "PNG", "cut", "short", "nothing"])
+def test_the_size_of_what_is_not_plain_is_not_told(kind: str) -> None:
+    data = encode(picture(8, 40, 48))
+    assert plain_size(data) is not None
+    unusual = {
+        "CMYK": encode(Image.fromarray(picture(8)).convert("CMYK")),
+        "EXIF": jpeg_with_segment(0xE1, b"Exif\0\0"),
+        "PNG": encode(picture(8), "PNG"),
+        "cut": data[: data.index(b"\xff\xda") + 6],
+        "short": data[:2] + b"\xff\xfe\0\1" + data[2:],
+        "nothing": b"",
+    }[kind]
+    assert plain_size(unusual) is None
+
+
+@pytest.mark.parametrize("size", [1, 32, 50, 256])
+@pytest.mark.parametrize(("height", "width"), [(400, 533), (512, 513), (1023, 2048), (64, 8)])
+def test_among_many_the_same_reduction_is_chosen(height: int, width: int, size: int) -> None:
+    with Image.open(io.BytesIO(encode(Image.new("L", (width, height)), "JPEG"))) as image:
+        image.draft(None, (2 * size, 2 * size))
+        assert images._drafted(width, height, size) == image.size
 
 
 def test_without_simplejpeg_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
