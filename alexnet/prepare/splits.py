@@ -9,6 +9,7 @@ from alexnet.errors import DataError
 from alexnet.sources.base import Item
 
 SPLITS = ("train", "val", "test")
+_Key = tuple[str, str]  # label and name of an item
 
 
 @dataclass(frozen=True)
@@ -28,24 +29,26 @@ def plan_splits(items: Sequence[Item], val_fraction: float, seed: int) -> Plan:
     if not items:
         raise DataError("the source holds no images")
     found: dict[str, list[int]] = {split: [] for split in SPLITS}
+    keys = list[_Key]()
     for number, item in enumerate(items):
         found[item.split or "train"].append(number)
+        keys.append((item.label, item.name))
     for split, numbers in found.items():
-        numbers.sort(key=lambda number: (items[number].label, items[number].name))
-        _refuse_twins(items, numbers, split)
-    classes = {split: {items[number].label for number in found[split]} for split in SPLITS}
+        numbers.sort(key=keys.__getitem__)
+        _refuse_twins(keys, numbers, split)
+    classes = {split: {keys[number][0] for number in found[split]} for split in SPLITS}
     notes = _check_classes(classes)
     drawn = bool(found["train"]) and not found["val"] and val_fraction > 0
     if drawn:
-        found["train"], found["val"] = _draw(items, found["train"], val_fraction, seed)
+        found["train"], found["val"] = _draw(keys, found["train"], val_fraction, seed)
     splits = {split: numbers for split, numbers in found.items() if numbers}
-    keys = sorted(set.union(*classes.values()))
-    notes.append(_summary(len(keys), splits, "drawn from train" if drawn else ""))
-    return Plan(keys, splits, notes)
+    labels = sorted(set.union(*classes.values()))
+    notes.append(_summary(len(labels), splits, "drawn from train" if drawn else ""))
+    return Plan(labels, splits, notes)
 
 
-def _refuse_twins(items: Sequence[Item], numbers: Sequence[int], split: str) -> None:
-    for one, other in pairwise((items[number].label, items[number].name) for number in numbers):
+def _refuse_twins(keys: Sequence[_Key], numbers: Sequence[int], split: str) -> None:
+    for one, other in pairwise(keys[number] for number in numbers):
         if one == other:
             raise DataError(f"{split} has {one[1]!r} twice")
 
@@ -71,17 +74,17 @@ def _check_classes(classes: dict[str, set[str]]) -> list[str]:
 
 
 def _draw(
-    items: Sequence[Item], numbers: list[int], fraction: float, seed: int
+    keys: Sequence[_Key], numbers: list[int], fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:
     """Part `numbers` in two; the second has `fraction` of every class, at least 1 of 2 or more."""
     by_class: dict[str, list[int]] = {}
     for number in numbers:
-        by_class.setdefault(items[number].label, []).append(number)
+        by_class.setdefault(keys[number][0], []).append(number)
     drawn: set[int] = set()
     for members in by_class.values():
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         # By a digest of the name: the lot of an image does not depend on the others.
-        lots = {n: hashlib.sha256(f"{seed}/{items[n].name!r}".encode()).digest() for n in members}
+        lots = {n: hashlib.sha256(f"{seed}/{keys[n][1]!r}".encode()).digest() for n in members}
         drawn.update(sorted(members, key=lots.__getitem__)[:count])
     return [n for n in numbers if n not in drawn], [n for n in numbers if n in drawn]
 

@@ -103,10 +103,14 @@ class ItemTable(Sequence[Item]):
     def __getitem__(self, index: slice) -> list[Item]: ...
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            places = map(tuple, self._at[: len(self)][index].tolist())
+            return list(
+                map(Item, self._splits[index], self._labels[index], self._names[index], places)
+            )
         archive, offset, size = self._at[index].tolist()
         names = self._splits[index], self._labels[index], self._names[index]
         return Item(*names, (archive, offset, size))
 
     def __iter__(self) -> Iterator[Item]:
-        return (self[i] for i in range(len(self)))
+        for start in range(0, len(self), 1024):  # a row of an array by itself takes long
+            yield from self[start : start + 1024]

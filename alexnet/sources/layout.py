@@ -7,7 +7,6 @@ train/cat/1.jpg             a split folder of class folders
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from alexnet.errors import DataError
 from alexnet.sources.base import Item, ItemTable, Listing
@@ -34,9 +33,8 @@ LabelVal = Callable[[Sequence[str]], Mapping[str, str]]
 
 def is_image_path(path: str) -> bool:
     """Tell whether a path may be an image: not hidden, not left by macOS, not a text file."""
-    pure = PurePosixPath(path)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in pure.parts)
-    return not hidden and pure.suffix.lower() not in NOT_IMAGES
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+    return not hidden and path[path.rfind(".") :].lower() not in NOT_IMAGES
 
 
 def arrange(
