@@ -9,6 +9,7 @@ import io
 import math
 import re
 import struct
+import threading
 import warnings
 from functools import cache
 from typing import Literal, Protocol, get_args
@@ -26,6 +27,7 @@ MAX_PIXELS = 100_000_000
 JPEG_QUALITY = 95
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
+_SCRATCH_BYTES = 2**24
 # Not a marker of JPEG in it (0xFF), and no long run of one code.
 _MORE_DATA = bytes(range(255)) * 8
 
@@ -175,8 +177,29 @@ def _quick_square(data: bytes, size: int) -> Pixels | None:
     return bicubic(pixels, window, box, size)
 
 
+class _Scratch(threading.local):
+    """Where a thread decodes to, again and again: such memory is still in the processor's cache."""
+
+    def __init__(self) -> None:
+        self.place = bytearray()
+
+    def room(self, count: int) -> bytearray | None:
+        """Return `count` bytes or more; None, so that others see to it, for a very large image."""
+        if count > _SCRATCH_BYTES:
+            return None
+        if count > len(self.place):
+            self.place = bytearray(count)
+        return self.place
+
+
+_scratch = _Scratch()
+
+
 def _quick_decode(data: bytes, size: int) -> Pixels | None:
-    """Decode to (H, W, 4), as large as Pillow would; None for what libjpeg has a word to say on."""
+    """Decode to (H, W, 4), as large as Pillow would; None for what libjpeg has a word to say on.
+
+    The next call in this thread may overwrite the pixels.
+    """
     try:
         import simplejpeg
     except ImportError:
@@ -187,7 +210,12 @@ def _quick_decode(data: bytes, size: int) -> Pixels | None:
     width, height = _drafted(*whole, size)
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(
-            data, "RGBX", min_height=height, min_width=width, strict=True
+            data,
+            "RGBX",
+            min_height=height,
+            min_width=width,
+            buffer=_scratch.room(height * width * 4),
+            strict=True,
         )
     except ValueError:
         return None
