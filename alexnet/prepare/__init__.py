@@ -28,7 +28,7 @@ from alexnet.prepare.workers import write_shards
 from alexnet.prepare.workplace import Workplace, hold
 from alexnet.progress import SILENT, Progress
 from alexnet.sources import open_source
-from alexnet.sources.base import Listing, Source
+from alexnet.sources.base import Item, Listing, Source
 
 
 @dataclass(frozen=True)
@@ -161,14 +161,19 @@ class _Job:
 
     def tasks(self, split: str) -> Iterator[ShardTask]:
         """Yield the shards of a split."""
-        numbers = self.plan.splits[split]
-        for first in range(0, len(numbers), IMAGES_PER_SHARD):
-            name = f"{split}-{first // IMAGES_PER_SHARD:05d}"
-            chosen = numbers[first : first + IMAGES_PER_SHARD]
-            items = [self.listing.items[number]._replace(split=split) for number in chosen]
+        for name, first, numbers in self._shards(split):
+            items = [self.listing.items[number] for number in numbers]
+            items = [Item(split, item.label, item.name, item.at) for item in items]
             part = self.place.part(name)
             options = self.options
             yield ShardTask(name, items, first, options.size, options.store, part, options.resize)
+
+    def _shards(self, split: str) -> Iterator[tuple[str, int, Sequence[int]]]:
+        """Yield the name of each shard of a split, its first image, and its items' numbers."""
+        numbers = self.plan.splits[split]
+        for first in range(0, len(numbers), IMAGES_PER_SHARD):
+            name = f"{split}-{first // IMAGES_PER_SHARD:05d}"
+            yield name, first, numbers[first : first + IMAGES_PER_SHARD]
 
     def write_shards(self, workers: int | None, max_rejects: int | None) -> int:
         """Write the shards that are not there yet; return how many images they had."""
@@ -194,7 +199,11 @@ class _Job:
     def _missing(self, tally: "_Tally") -> dict[str, int]:
         """Return the shards to write, with their images; an earlier prepare may have left some."""
         if not self.place.has_results():
-            return {task.name: len(task.items) for task in self._all_tasks()}
+            return {
+                name: len(numbers)
+                for split in self.plan.splits
+                for name, _, numbers in self._shards(split)
+            }
         missing = {}
         total = sum(map(len, self.plan.splits.values()))
         with self.progress.task("check what is finished", total, "images") as advance:
