@@ -7,6 +7,7 @@ from memory. Where 8-bit RGB does not fit, each pixel's brightness is kept and t
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -290,14 +291,51 @@ _LUMA = (19595, 38470, 7471)
 _BLUE = (-11059, -21709, 32768)
 _RED = (32768, -27439, -5329)
 _RED_OF_RED, _GREEN_OF_BLUE, _GREEN_OF_RED, _BLUE_OF_BLUE = 91881, 22554, 46802, 116130
+_BACK = (_RED_OF_RED, _GREEN_OF_BLUE, _GREEN_OF_RED, _BLUE_OF_BLUE)
 
 
 def to_yuv420(pixels: Tensor) -> Tensor:
     """Write (B, S, S, 3) uint8 RGB, S even, as rows of S*S + 2 * (S/2 * S/2) bytes: Y, Cb, Cr.
 
     Greys come back exactly, even colours within 2 levels of 255; where colours change from pixel to
-    pixel their mean over 2 x 2 is what is left.
+    pixel their mean over 2 x 2 is what is left. Compiled on a CPU, where numba can be imported.
     """
+    if pixels.device.type == "cpu":
+        with suppress(ImportError):
+            return _to_yuv420_on_cpu(pixels)
+    return _to_yuv420_by_torch(pixels)
+
+
+def from_yuv420(rows: Tensor, side: int) -> Tensor:
+    """Return the pixels of what `to_yuv420` wrote, (B, side, side, 3) uint8 RGB.
+
+    Colour is interpolated between the centres of the 2 x 2 pixels, as JPEG decoders do. Compiled
+    on a CPU, where numba can be imported.
+    """
+    if rows.device.type == "cpu":
+        with suppress(ImportError):
+            return _from_yuv420_on_cpu(rows, side)
+    return _from_yuv420_by_torch(rows, side)
+
+
+def _to_yuv420_on_cpu(pixels: Tensor) -> Tensor:
+    from alexnet.yuv_loops import to_planes  # compiles, or loads what was compiled
+
+    images, side = pixels.shape[:2]
+    rows = torch.empty((images, image_bytes(side, "yuv420")), dtype=torch.uint8)
+    to_planes(pixels.contiguous().flatten(2).numpy(), _LUMA, _BLUE, _RED, _ONE, rows.numpy())
+    return rows
+
+
+def _from_yuv420_on_cpu(rows: Tensor, side: int) -> Tensor:
+    from alexnet.yuv_loops import from_planes  # compiles, or loads what was compiled
+
+    pixels = torch.empty((len(rows), side, side, 3), dtype=torch.uint8)
+    from_planes(rows.contiguous().numpy(), _BACK, _ONE, pixels.flatten(2).numpy())
+    return pixels
+
+
+def _to_yuv420_by_torch(pixels: Tensor) -> Tensor:
     red, green, blue = pixels.to(torch.int32).unbind(3)
     luma = _weighted(_LUMA, (red, green, blue), _ONE)
     fours = [_sum_of_fours(plane) for plane in (red, green, blue)]
@@ -306,11 +344,7 @@ def to_yuv420(pixels: Tensor) -> Tensor:
     return torch.cat(planes, 1)
 
 
-def from_yuv420(rows: Tensor, side: int) -> Tensor:
-    """Return the pixels of what `to_yuv420` wrote, (B, side, side, 3) uint8 RGB.
-
-    Colour is interpolated between the centres of the 2 x 2 pixels, as JPEG decoders do.
-    """
+def _from_yuv420_by_torch(rows: Tensor, side: int) -> Tensor:
     luma, chroma = rows[:, : side * side], rows[:, side * side :]
     small = chroma.reshape(-1, 2, side // 2, side // 2).float()
     wide = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)

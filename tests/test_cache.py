@@ -1,5 +1,6 @@
 """Where images are kept: the same pixels from every place, chosen by what there is room for."""
 
+import sys
 import threading
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from alexnet import cache
 from alexnet.cache import (
     Images,
     Plan,
@@ -246,6 +248,49 @@ def test_the_planes_are_pillows() -> None:
     for plane, own in enumerate(ours):
         step = 1 if plane == 0 else 2
         assert np.abs(theirs[::step, ::step, plane].astype(int) - own).max() <= 1
+
+
+def rows_of(kind: str, side: int) -> torch.Tensor:
+    """Rows as `to_yuv420` writes them, and such as it does not: any bytes, or 0 and 255."""
+    generator = torch.Generator().manual_seed(side)
+    shape = (3, image_bytes(side, "yuv420"))
+    if kind == "extreme":
+        return torch.randint(0, 2, shape, generator=generator).mul(255).byte()
+    return torch.randint(0, 256, shape, generator=generator).byte()
+
+
+@pytest.mark.parametrize("kind", ["random", "extreme"])
+@pytest.mark.parametrize("side", [2, 4, 6, 30, 64, 256])
+def test_on_a_cpu_compiled_loops_give_the_same_bits(kind: str, side: int) -> None:
+    rows = rows_of(kind, side)
+    pixels = from_yuv420(rows, side)
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(pixels, cache._from_yuv420_by_torch(rows, side))
+    colours = rows_of(kind, 2 * side)[:, : side * side * 3].reshape(3, side, side, 3)
+    for given in (pixels, colours, colours.transpose(1, 2)):
+        assert torch.equal(to_yuv420(given), cache._to_yuv420_by_torch(given))
+
+
+def test_compiled_loops_take_what_lies_in_memory_with_gaps() -> None:
+    wide = torch.cat([rows_of("random", 8), rows_of("extreme", 8)], 1)
+    rows = wide[:, :96]
+    assert torch.equal(from_yuv420(rows, 8), cache._from_yuv420_by_torch(rows, 8))
+    assert from_yuv420(rows[:0], 8).shape == (0, 8, 8, 3)
+    assert to_yuv420(torch.empty((0, 8, 8, 3), dtype=torch.uint8)).shape == (0, 96)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_compiled_loops_are_taken_where_they_can_be_imported(
+    there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(cache, "_to_yuv420_by_torch", lambda _: calls.append("to"))
+    monkeypatch.setattr(cache, "_from_yuv420_by_torch", lambda *_: calls.append("from"))
+    if not there:
+        monkeypatch.setitem(sys.modules, "alexnet.yuv_loops", None)
+    to_yuv420(torch.zeros((1, 4, 4, 3), dtype=torch.uint8))
+    from_yuv420(torch.zeros((1, 24), dtype=torch.uint8), 4)
+    assert calls == ([] if there else ["to", "from"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
