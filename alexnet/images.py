@@ -57,9 +57,9 @@ def load_square(
     The short side is scaled to `size` (bicubic, antialiased), the long side is cropped evenly; or
     both sides are scaled to it, whatever becomes of the proportions ("warp", as for Caffe's nets).
     Transparency is dropped, of several frames the first is taken. `orient=True` turns the image
-    as its EXIF tag says; the data sets of the literature were made without. `many` takes a second
-    to get ready and then a third less time for each photograph, to the same pixels, where
-    simplejpeg is installed. Raises ImageError.
+    as its EXIF tag says; the data sets of the literature were made without. `many` takes half a
+    second to get ready, four the first time on a machine, and then about a third of the time for
+    each photograph, to the same pixels, where simplejpeg is installed. Raises ImageError.
     """
     # Pillow warns of corrupt EXIF data and the like: nothing that a person could act on.
     with warnings.catch_warnings():

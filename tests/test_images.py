@@ -5,6 +5,7 @@ import struct
 import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,25 @@ def test_compiled_scaling_gives_pillows_pixels(height: int, width: int, size: in
     expected = images.square(Image.fromarray(pixels[:, :, :3].copy()), size)
     window, box = images._central(width, height, size)
     np.testing.assert_array_equal(bicubic(pixels, window, box, size), expected)
+
+
+def test_photographs_of_any_size_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share a place in memory, which grows, and which the largest ones do not get."""
+    monkeypatch.setattr(images, "_scratch", images._Scratch())
+    monkeypatch.setattr(images, "_SCRATCH_BYTES", 500 * 500 * 4)
+    for height, width in [(100, 120), (500, 500), (90, 80), (500, 510), (100, 120)]:
+        data = photo(height, height, width)
+        expected = load_square(data, 256)
+        np.testing.assert_array_equal(load_square(data, 256, many=True), expected)
+    assert len(images._scratch.place) == 500 * 500 * 4
+
+
+def test_threads_do_not_share_a_place_in_memory() -> None:
+    files = [photo(seed, 300, 400) for seed in range(4)]
+    expected = [load_square(data, 256) for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda data: load_square(data, 256, many=True), files * 8)
+    np.testing.assert_array_equal(list(found), expected * 8)
 
 
 def test_photographs_among_many_take_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:

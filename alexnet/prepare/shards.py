@@ -27,7 +27,7 @@ from alexnet.sources.base import Item, Source
 IMAGES_PER_SHARD = 1024
 _NPY_HEADER_BYTES = 128
 _REPORT_EVERY = 16  # images
-_BUFFER_BYTES = 4 * 2**20  # at most: written in large pieces, bytes cost the system a quarter less
+_BUFFER_BYTES = 4 * 2**20  # at most; a file of large pieces is written and read with less work
 _MANY = 64  # images, for which it pays to get ready: see `load_square`
 
 # Called with the number of images gone through since the last call, and the names and reasons of
