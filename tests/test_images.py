@@ -59,6 +59,10 @@ def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
     np.testing.assert_array_equal(load_square(photo(3, 32, 32), 32), decoded(photo(3, 32, 32)))
 
 
+def refuse(*_: object) -> Pixels:
+    raise AssertionError("Pillow's way was taken")
+
+
 @pytest.mark.parametrize("size", [32, 100, 227, 256])
 @pytest.mark.parametrize(
     ("height", "width"), [(400, 533), (533, 400), (711, 400), (300, 301), (1100, 1300), (20, 90)]
@@ -82,12 +86,14 @@ def test_compiled_scaling_gives_pillows_pixels(height: int, width: int, size: in
 
 def test_photographs_of_any_size_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """They share a place in memory, which grows, and which the largest ones do not get."""
+    sizes = [(100, 120), (500, 500), (80, 90), (500, 510), (100, 120)]
+    files = [photo(height, height, width) for height, width in sizes]
+    expected = [load_square(data, 256) for data in files]
     monkeypatch.setattr(images, "_scratch", images._Scratch())
     monkeypatch.setattr(images, "_SCRATCH_BYTES", 500 * 500 * 4)
-    for height, width in [(100, 120), (500, 500), (90, 80), (500, 510), (100, 120)]:
-        data = photo(height, height, width)
-        expected = load_square(data, 256)
-        np.testing.assert_array_equal(load_square(data, 256, many=True), expected)
+    monkeypatch.setattr(images, "square", refuse)
+    found = [load_square(data, 256, many=True) for data in files]
+    np.testing.assert_array_equal(found, expected)
     assert len(images._scratch.place) == 500 * 500 * 4
 
 
@@ -101,10 +107,6 @@ def test_threads_do_not_share_a_place_in_memory() -> None:
 
 def test_photographs_among_many_take_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's scaling is not used for any of them, and is for what simplejpeg does not decode."""
-
-    def refuse(*_: object) -> Pixels:
-        raise AssertionError("Pillow's way was taken")
-
     monkeypatch.setattr(images, "square", refuse)
     grey = encode(picture(6, 300, 400)[:, :, 0], "JPEG")
     for data in (photo(5, 400, 533), photo(5, 711, 400), photo(5, 1100, 1300), grey):
@@ -162,19 +164,33 @@ def test_the_size_of_a_plain_jpeg_is_read_without_pillow(mode: str, progressive:
     assert plain_size(encode(image, progressive=progressive, restart_marker_rows=1)) == (48, 40)
 
 
-@pytest.mark.parametrize("kind", ["CMYK", "EXIF", "PNG", "cut", "short", "nothing"])
+def segment(data: bytes, marker: int) -> bytes:
+    """Return the first segment of a JPEG with this marker."""
+    start = data.index(bytes([0xFF, marker]))
+    return data[start : start + 2 + int.from_bytes(data[start + 2 : start + 4])]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["CMYK", "EXIF", "PNG", "cut", "nothing", "no length", "JFIF", "table", "two frames"],
+)
 def test_the_size_of_what_is_not_plain_is_not_told(kind: str) -> None:
     data = encode(picture(8, 40, 48))
     assert plain_size(data) is not None
+    table, frame = segment(data, 0xDB), segment(data, 0xC0)
     unusual = {
         "CMYK": encode(Image.fromarray(picture(8)).convert("CMYK")),
         "EXIF": jpeg_with_segment(0xE1, b"Exif\0\0"),
         "PNG": encode(picture(8), "PNG"),
         "cut": data[: data.index(b"\xff\xda") + 6],
-        "short": data[:2] + b"\xff\xfe\0\1" + data[2:],
         "nothing": b"",
+        "no length": data[:2] + b"\xff\xfe\0\1" + data[2:],
+        "JFIF": data[:2] + b"\xff\xe0\0\x08JFIF\0\1" + data[2:],
+        "table": data.replace(table, b"\xff\xdb\0\x40" + table[4:66]),
+        "two frames": data.replace(frame, 2 * frame),
     }[kind]
     assert plain_size(unusual) is None
+    assert verdict(unusual, many=True) == verdict(unusual, many=False)
 
 
 @pytest.mark.parametrize("size", [1, 32, 50, 256])
