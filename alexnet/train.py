@@ -7,7 +7,7 @@ training that was interrupted anywhere goes on to the same result (`--resume`).
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,10 +170,12 @@ def _train_epoch(job: Job, look: Callable[[], None]) -> None:
     shares = [batch[job.team.share(len(batch))] for batch in batches]
     label = f"epoch {position.epoch}/{settings.epochs}"
     job.network.train()
-    with job.progress.task(label, len(order), "images") as advance:
+    with (
+        job.progress.task(label, len(order), "images") as advance,
+        closing(_waited_for(job, job.images.arrivals(shares))) as arrivals,
+    ):
         advance(position.images)
         began = time.perf_counter()
-        arrivals = _waited_for(job, job.images.arrivals(shares))
         for indices, arrived in zip(batches, arrivals, strict=True):
             _step(job, indices, arrived)
             now = time.perf_counter()
@@ -187,7 +189,7 @@ def _train_epoch(job: Job, look: Callable[[], None]) -> None:
                 _save(job)
 
 
-def _waited_for(job: Job, arrivals: Iterator[Arrived]) -> Iterator[Arrived]:
+def _waited_for(job: Job, arrivals: Iterator[Arrived]) -> Generator[Arrived]:
     """Yield each batch, and count how long the training stood still until it was there."""
     while True:
         began = time.perf_counter()

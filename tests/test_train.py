@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,23 @@ def test_the_report_says_which_side_is_the_limit(
     assert row["waited_for_images"] == report.waited_for_images
     waited = f"{report.waited_for_images:.0%} of the time waiting for images"
     assert any(note.endswith(waited) for note in recorder.notes)
+
+
+def test_threads_that_read_end_with_a_training_that_fails(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, though the error still holds on to where it was raised."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(train, "_step", fail)
+    before = set(threading.enumerate())
+    with pytest.raises(ZeroDivisionError) as held:
+        train_model(tiny_data, tmp_path / "run", TINY, device="cpu")
+    assert held.traceback
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name.startswith("read")]
 
 
 def test_sigterm_saves_and_exits_with_143(tiny_data: Path, tmp_path: Path) -> None:

@@ -289,10 +289,11 @@ def test_an_error_in_a_thread_that_reads_is_told_in_a_line(
 
     monkeypatch.setattr(dataset.Split, "read", read)
     monkeypatch.setitem(model.MODELS, "tiny", kill_points.tiny)
-    run = tmp_path / "run"
+    run, before = tmp_path / "run", set(threading.enumerate())
     assert cli.main(["train", str(tiny_data), str(run), "--model=tiny"]) == code
     assert says in " ".join(capsys.readouterr().err.split())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name.startswith("read")]
 
 
 @pytest.mark.fault(53)
