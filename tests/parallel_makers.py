@@ -1,12 +1,14 @@
 """Several processes that run functions as ranks, started once for a module of tests."""
 
 import dataclasses
+import gc
 import multiprocessing
 import os
 import signal
 import socket
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -27,7 +29,7 @@ from alexnet.evaluate import Evaluation, evaluate_split
 from alexnet.job import Job
 from alexnet.layers import Input, PaperDropout
 from alexnet.model import create_model
-from alexnet.parallel import Call, join, train_rank
+from alexnet.parallel import Call, join, launching, train_rank
 from alexnet.parallel.ranks import Ranks
 from alexnet.run import Run
 from alexnet.team import ALONE, Team
@@ -231,6 +233,26 @@ def train_as_rank(mode: str, data: Path, run: Path, settings: Settings, stop: in
     except AlexnetError as error:
         return f"{error.exit_code}: {error}"
     return "done"
+
+
+def team_is_gone(call: Call) -> bool:
+    """Train as a rank, and tell whether nothing is left of its team when that has ended."""
+    teams: list[weakref.ref[Team]] = []
+
+    @contextmanager
+    def noted(*arguments: Any, **options: Any) -> Iterator[Team]:
+        with join(*arguments, **options) as team:
+            teams.append(weakref.ref(team))
+            yield team
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launching, "join", noted)
+        gc.disable()  # it would come at any time, or not before Python itself ends
+        try:
+            train_rank(call)
+            return teams[0]() is None
+        finally:
+            gc.enable()
 
 
 def evaluate_as_rank(mode: str, run: Path, data: Path, images: int) -> Evaluation:

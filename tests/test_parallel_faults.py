@@ -16,7 +16,7 @@ import parallel_makers
 import pytest
 import torch
 from conftest import TINY, Stripes
-from parallel_makers import meeting, rank_as_started, start
+from parallel_makers import meeting, pool_of, rank_as_started, start, team_is_gone
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
@@ -190,6 +190,15 @@ def test_a_signal_to_the_launcher_stops_all(data: Path, undisturbed: Path, tmp_p
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before
     assert checkpoint.load(run, "last").position.step >= 1
+
+
+@pytest.mark.parametrize("mode", ["towers", "data"])
+def test_the_groups_end_before_python_does(data: Path, tmp_path: Path, mode: str) -> None:
+    """Their threads drop tensors, for which they need Python; else some processes are aborted."""
+    settings = dataclasses.replace(SETTINGS, epochs=1)
+    call = Call(mode, data, tmp_path / "run", settings, device="cpu")
+    with pool_of(2) as pool:
+        assert pool.run(2, team_is_gone, call) == [True, True]
 
 
 def test_torchrun_starts_it_too(data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Starting the ranks of one machine, and again after a failure, by torchrun's means."""
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -85,7 +86,12 @@ def train_rank(call: Call) -> Outcome:
     After a restart it goes on from the last checkpoint. An error that another start would not mend
     is returned; one that it may mend, a lost rank, is raised, and kept where torchrun looks for it.
     """
-    outcome = record(_train_rank)(call)
+    try:
+        outcome = record(_train_rank)(call)
+    finally:
+        # The groups end here. Their threads drop tensors, for which they need Python: where it is
+        # about to end itself, the process would be aborted, though all is done.
+        gc.collect()
     assert outcome is not None  # noqa: S101 - None stands for SystemExit, which nothing here raises
     return outcome
 
