@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 
 from alexnet import create_model, summarize
-from alexnet.bench import BenchPlan, BenchReport, predicting, run_bench, script, worker
+from alexnet.bench import (
+    BenchPlan,
+    BenchReport,
+    conditions,
+    predicting,
+    run_bench,
+    script,
+    worker,
+)
 from alexnet.bench.arms import Arm, Elsewhere, Here, Pace, measure
 from alexnet.bench.feeding import Feed, data_table, prepare_table
 from alexnet.bench.nets import plain_alexnet, torchvision_layout
@@ -89,6 +97,7 @@ def test_what_cannot_be_measured_has_a_note_and_the_others_go_on() -> None:
 
 def test_days_hours_minutes() -> None:
     assert [days(x) for x in (132.0, 24.0, 0.35)] == ["5.5 days", "24.0 hours", "21 minutes"]
+    assert days(0.017) == "1 minute"
 
 
 # Peers.
@@ -301,6 +310,31 @@ def test_a_report_says_where_it_was_measured() -> None:
     assert facts["precision"] in ("float32", "bfloat16")
     assert facts["versions"]["torch"] == torch.__version__
     assert {"commit", "hardware", "threads", "load"} <= facts.keys()
+
+
+def test_the_commit_says_whether_code_was_changed_and_not_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", tmp_path, *who, *words], check=True, capture_output=True)
+
+    for name in ("alexnet/__init__.py", "results/one/result.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    package = type("Package", (), {"__file__": str(tmp_path / "alexnet/__init__.py")})
+    monkeypatch.setattr(conditions.importlib, "import_module", lambda _: package)
+    assert conditions.commit() == "unknown"
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "all")
+    clean = conditions.commit()
+    assert len(clean) >= 7
+    assert "-" not in clean
+    (tmp_path / "results/one/result.json").write_text("{}")
+    assert conditions.commit() == clean
+    (tmp_path / "alexnet/__init__.py").write_text("x = 1\n")
+    assert conditions.commit() == f"{clean}-dirty"
 
 
 def test_predicting_takes_the_start_away() -> None:

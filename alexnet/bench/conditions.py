@@ -27,14 +27,23 @@ def conditions(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit of the checkout that this code is in, "-dirty" after changes."""
+    """Return the commit of the checkout that this code is in, "-dirty" after changes of code.
+
+    Results that were written meanwhile are none.
+    """
     package = importlib.import_module("alexnet")
     folder = Path(str(package.__file__)).parents[1]
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        name = _git(folder, "rev-parse", "--short", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--", ":!results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{name}-dirty" if changes else name
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     return done.stdout.strip()
 
 

@@ -80,7 +80,10 @@ def days(hours: float) -> str:
     """Write a long time as "3.2 days", "5.1 hours" or "21 minutes"."""
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
-    return f"{hours:.1f} hours" if hours >= 2 else f"{hours * 60:.0f} minutes"
+    if hours >= 2:
+        return f"{hours:.1f} hours"
+    minutes = round(hours * 60)
+    return f"{minutes} minute{'' if minutes == 1 else 's'}"
 
 
 def _arms(work: Work, batch: int, where: Where) -> list[Arm]:
