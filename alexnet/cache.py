@@ -121,7 +121,7 @@ class Images:
             return from_yuv420(rows, self.side)
         return rows.view(-1, self.side, self.side, 3)
 
-    def new_store(self, batch: int) -> Tensor:
+    def store_for(self, batch: int) -> Tensor:
         """Return where rows are found in each step: those that the device keeps, or a new place.
 
         The new place is for one batch, as (batch, bytes of an image) uint8 on the device.

@@ -112,7 +112,7 @@ def test_who_unpacks_images_gets_their_bytes_where_they_are(
 ) -> None:
     images = Images(train, CPU, Plan(place, form, 0))  # type: ignore[arg-type]
     requests = [np.array([4, 1]), np.array([1, 9, 2])]
-    store = images.new_store(3)
+    store = images.store_for(3)
     for indices, arrived in zip(requests, images.arrivals(requests), strict=True):
         pixels = torch.from_numpy(train.read(indices))
         expected = pixels.flatten(1) if form == "rgb" else to_yuv420(pixels)

@@ -1,6 +1,7 @@
 """Choosing a device, describing it, and the precision of a forward pass."""
 
 import ctypes
+import os
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from alexnet.device import (
     describe_device,
     keep_memory,
     pick_device,
+    repeatable,
 )
 from alexnet.errors import UsageError
 
@@ -149,3 +151,25 @@ def test_without_glibc_keeping_memory_does_nothing(
 
     monkeypatch.setattr("ctypes.CDLL", fail)
     keep_memory()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_gpu_repeats_its_bits_for_as_long_as_that_is_wanted(
+    wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", not wanted)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", wanted)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    cudnn = torch.backends.cudnn
+
+    def fail_inside() -> None:
+        with repeatable(torch.device("cuda"), wanted):
+            assert (cudnn.deterministic, cudnn.benchmark) == (wanted, not wanted)
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
+    assert (cudnn.deterministic, cudnn.benchmark) == (not wanted, wanted)
+    with repeatable(torch.device("cpu"), wanted):
+        assert (cudnn.deterministic, cudnn.benchmark) == (not wanted, wanted)

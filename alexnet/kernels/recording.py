@@ -33,7 +33,7 @@ class RecordedSteps:
     def __init__(self, job: Job, accelerate: Accelerate) -> None:
         assert isinstance(job.optimizer, PaperSGD)  # noqa: S101 - `obstacle` says so
         self.job = job
-        self.store = job.images.new_store(job.settings.batch_size)
+        self.store = job.images.store_for(job.settings.batch_size)
         for parameter in job.model.parameters():
             if parameter.ndim == 4:  # as convolutions on a GPU read them
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
