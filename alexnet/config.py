@@ -173,10 +173,13 @@ def at_epoch(settings: Settings, epoch: int) -> Settings:
     changes = []
     for text in settings.later:
         start, colon, assignment = text.partition(":")
-        if not colon or not start.isdigit() or assignment.startswith(UNCHANGING):
+        if not colon or not start.isdigit():
             raise UsageError(
                 f"setting later takes EPOCH:NAME=VALUE of lr and the like, not {text!r}"
             )
+        name = assignment.partition("=")[0]
+        if name in UNCHANGING:
+            raise UsageError(f"setting later, {text!r}: {name} is fixed when a training starts")
         if int(start) <= epoch:
             changes.append(assignment)
     return override(dataclasses.replace(settings, later=()), changes)

@@ -128,6 +128,11 @@ def test_changes_that_make_no_sense_are_refused_at_once(text: str) -> None:
         dataclasses.replace(Settings(), later=(text,))
 
 
+def test_what_cannot_change_is_named() -> None:
+    with pytest.raises(UsageError, match="momentum is fixed when a training starts"):
+        dataclasses.replace(Settings(), later=("3:momentum=0.8",))
+
+
 def test_the_2012_schedule_is_the_logged_one() -> None:
     """AN layer-params-145.cfg:169-181: rates of conv1, the other weights and biases by epoch."""
     for epoch, conv1, weights, biases, lighting in [
