@@ -379,7 +379,7 @@ def _report(job: Job, row: dict[str, Any]) -> TrainReport:
         steps=job.position.step,
         seconds=job.position.seconds,
         images_per_second=row["images_per_second"],
-        waited_for_images=row["waited_for_images"],
+        waited_for_images=row.get("waited_for_images", 0.0),  # older runs have none
         train_loss=row["train_loss"],
         val_loss=row["val_loss"],
         top1_error=row["top1_error"],

@@ -162,6 +162,10 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(
     again = train_model(tiny_data, path, settings, device="cpu", resume=True)
     assert (path / "metrics.jsonl").read_bytes() == before
     assert again.epochs == 1
+    rows = [json.loads(line) for line in before.splitlines()]
+    assert all(row.pop("waited_for_images") >= 0 for row in rows)  # as versions before wrote them
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert train_model(tiny_data, path, settings, device="cpu", resume=True).epochs == 1
     longer = dataclasses.replace(settings, epochs=2)
     assert train_model(tiny_data, path, longer, device="cpu", resume=True).epochs == 2
 

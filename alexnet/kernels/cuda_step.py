@@ -71,7 +71,7 @@ class CapturedStep:
 
     Ask `obstacle` first. The weights stay float32 in `model` and `optimizer`; with `dtype` bfloat16
     a copy of that type computes, which each update writes as well, so nothing is converted in
-    between. Call `refresh` after the weights of `model` were changed by anything else.
+    between. Nothing else may change the weights of `model` meanwhile.
 
     `store` (M, bytes of an image) uint8 holds the images on the device, in a `form` of
     `alexnet.cache`: the whole data set, or a buffer for a batch that the caller fills before each
@@ -111,12 +111,6 @@ class CapturedStep:
         """Go on with other settings, where an epoch has its own; the next step is recorded anew."""
         if settings != self.settings:
             self.settings, self.graph = settings, None
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Bring the copy up to the weights of the model."""
-        for own, other in self.copies.items():
-            other.copy_(own)
 
     def __call__(
         self, numbers: NDArray[np.int64], draws: Draws, labels: NDArray[np.int64], seed: int
