@@ -290,8 +290,8 @@ _ONE = 16
 _LUMA = (19595, 38470, 7471)
 _BLUE = (-11059, -21709, 32768)
 _RED = (32768, -27439, -5329)
-_RED_OF_RED, _GREEN_OF_BLUE, _GREEN_OF_RED, _BLUE_OF_BLUE = 91881, 22554, 46802, 116130
-_BACK = (_RED_OF_RED, _GREEN_OF_BLUE, _GREEN_OF_RED, _BLUE_OF_BLUE)
+TO_RGB = (91881, 22554, 46802, 116130)
+"""Parts of Cr in red, of Cb and Cr to be taken from green, of Cb in blue; for all who unpack."""
 
 
 def to_yuv420(pixels: Tensor) -> Tensor:
@@ -331,7 +331,7 @@ def _from_yuv420_on_cpu(rows: Tensor, side: int) -> Tensor:
     from alexnet.yuv_loops import from_planes  # compiles, or loads what was compiled
 
     pixels = torch.empty((len(rows), side, side, 3), dtype=torch.uint8)
-    from_planes(rows.contiguous().numpy(), _BACK, _ONE, pixels.flatten(2).numpy())
+    from_planes(rows.contiguous().numpy(), TO_RGB, _ONE, pixels.flatten(2).numpy())
     return pixels
 
 
@@ -351,10 +351,11 @@ def _from_yuv420_by_torch(rows: Tensor, side: int) -> Tensor:
     # Interpolated values are sixteenths, which float32 holds exactly.
     blue, red = (wide * 16 - 128 * 16).to(torch.int32).unbind(1)
     y = luma.reshape(-1, side, side).to(torch.int32)
+    red_in_red, blue_in_green, red_in_green, blue_in_blue = TO_RGB
     parts = [
-        y + _rounded(_RED_OF_RED * red, _ONE + 4),
-        y - _rounded(_GREEN_OF_BLUE * blue + _GREEN_OF_RED * red, _ONE + 4),
-        y + _rounded(_BLUE_OF_BLUE * blue, _ONE + 4),
+        y + _rounded(red_in_red * red, _ONE + 4),
+        y - _rounded(blue_in_green * blue + red_in_green * red, _ONE + 4),
+        y + _rounded(blue_in_blue * blue, _ONE + 4),
     ]
     return torch.stack([part.clamp_(0, 255).to(torch.uint8) for part in parts], 3)
 

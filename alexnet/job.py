@@ -154,7 +154,7 @@ def _start_model(run: Run, settings: Settings, progress: Progress) -> nn.Sequent
         he_initialize(model, pixel_std=math.hypot(*run.preprocessing.color_std) / math.sqrt(3))
     if "init" in run.info:
         other = Run.open(run.info["init"])
-        saved = checkpoint.load(other.path, "best")
+        saved = checkpoint.load(other.path, "best", prefix=checkpoint.MODEL)
         fresh = checkpoint.transfer_weights(model, saved, same_classes=other.classes == run.classes)
         progress.note(f"weights of {other.path}, but for {', '.join(fresh) or 'none'}")
     set_dropout(model, settings.dropout)

@@ -153,11 +153,16 @@ class Run:
 
         `which` is the checkpoint with the lowest validation error ("best") or the newest ("last").
         """
+        model, _ = self.load(which)
+        return model.to(device)
+
+    def load(self, which: checkpoint.Which = "best") -> tuple[nn.Sequential, checkpoint.Saved]:
+        """Return the trained network on the CPU, as `load_model` does, and where it comes from."""
         with torch.device("meta"):  # no weights are drawn, only to be replaced
             model = self.new_model()
         saved = checkpoint.load(self.path, which, prefix=checkpoint.MODEL)
         checkpoint.load_weights(model, saved)
-        return model.to(device).eval()
+        return model.eval(), saved
 
 
 def _check(info: dict[str, Any], mean_image: NDArray[np.float32]) -> None:

@@ -108,9 +108,7 @@ def _choose(name: str, *, whole: bool, int8: bool) -> Format:
 
 def _load(run: Run, which: Which) -> tuple[nn.Sequential, Card]:
     """Load the network on the CPU and write its card."""
-    model = run.new_model().eval()
-    saved = checkpoint.load(run.path, which)
-    checkpoint.load_weights(model, saved)
+    model, saved = run.load(which)
     entries = checkpoint.read_manifest(run.path)["checkpoints"]
     source = next(entry["sha256"] for entry in entries if entry["file"] == saved.path.name)
     classes, titles = tuple(run.classes), tuple(run.titles)

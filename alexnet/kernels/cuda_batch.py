@@ -19,9 +19,10 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet.cache import Form
+from alexnet.cache import TO_RGB, Form
 from alexnet.transforms import Draws
 
+RED_IN_RED, BLUE_IN_GREEN, RED_IN_GREEN, BLUE_IN_BLUE = map(tl.constexpr, TO_RGB)
 TILE = 512
 """Pixels written by one program."""
 
@@ -131,10 +132,10 @@ def _kernel(
         half = size // 2
         blue = _chroma(source + size * size, down, across, half, live)
         red = _chroma(source + size * size + half * half, down, across, half, live)
-        first = _level(luma, 91881 * red)
-        second = luma - ((22554 * blue + 46802 * red + (1 << 19)) >> 20)
+        first = _level(luma, RED_IN_RED * red)
+        second = luma - ((BLUE_IN_GREEN * blue + RED_IN_GREEN * red + (1 << 19)) >> 20)
         second = tl.minimum(tl.maximum(second, 0), 255)
-        third = _level(luma, 116130 * blue)
+        third = _level(luma, BLUE_IN_BLUE * blue)
     else:
         first = tl.load(source + place * 3, mask=live, other=0)
         second = tl.load(source + place * 3 + 1, mask=live, other=0)
