@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.aside import sha256_of
 from alexnet.errors import DataError, UsageError
-from alexnet.images import RESIZES, ImageError, Pixels, Resize, decode_jpeg
+from alexnet.images.decode import RESIZES, ImageError, Pixels, Resize, decode_jpeg
 from alexnet.progress import SILENT, Progress
-from alexnet.reading import map_array, parse_json, read_array_header
+from alexnet.storage.atomic import sha256_of
+from alexnet.storage.untrusted import map_array, parse_json, read_array_header
 
 FORMAT = "alexnet-dataset"
 VERSION = 1

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.checkpoint import Which
 from alexnet.dataset import Dataset, Split
 from alexnet.device import autocast, keep_memory, pick_device
 from alexnet.errors import DataError
 from alexnet.loader import read_ahead
-from alexnet.metrics import confusion_matrix, ranks
 from alexnet.progress import SILENT, Progress
-from alexnet.run import Run
-from alexnet.team import ALONE, Accelerate, Team
+from alexnet.storage.checkpoint import Which
+from alexnet.storage.metrics_log import confusion_matrix, ranks
+from alexnet.storage.run import Run
+from alexnet.train.processes import ALONE, Accelerate, Team
 from alexnet.transforms import Preprocessing, take_view, views
 
 BATCH_SIZE = 128

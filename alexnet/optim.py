@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from alexnet.config import Settings
-from alexnet.model import weight_layers
+from alexnet.networks.registry import weight_layers
 
 Total = Callable[[Tensor], Tensor]
 """Makes squared norms of whole layers from those of the parts that this process holds."""

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.checkpoint import Which
 from alexnet.device import pick_device
 from alexnet.errors import DataError, UsageError
 from alexnet.evaluate import log_probabilities
-from alexnet.images import ImageError, Pixels, Resize, load_square
+from alexnet.images.decode import ImageError, Pixels, Resize, load_square
 from alexnet.loader import read_ahead
 from alexnet.progress import SILENT, Progress
-from alexnet.run import Run
-from alexnet.team import ALONE, Accelerate
+from alexnet.storage.checkpoint import Which
+from alexnet.storage.run import Run
+from alexnet.train.processes import ALONE, Accelerate
 
 BATCH_SIZE = 32
 WORTH_ACCELERATING = 64

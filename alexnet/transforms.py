@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from alexnet import randomness
 from alexnet.config import Settings
 from alexnet.errors import UsageError
-from alexnet.images import RESIZES, Resize
+from alexnet.images.decode import RESIZES, Resize
 
 
 @dataclass(frozen=True)

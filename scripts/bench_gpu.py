@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.config import Settings
-from alexnet.model import create_model, input_shape
+from alexnet.networks.registry import create_model, input_shape
 from alexnet.optim import PaperSGD, he_initialize, make_optimizer
 from alexnet.progress import Silent
-from alexnet.run import Run
+from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing, augment, draw
 
 Step = Callable[[], object]
@@ -212,7 +212,7 @@ class FastTraining:
 
     def __init__(self, scale: Scale, settings: Settings, network: nn.Sequential) -> None:
         from alexnet.kernels import accelerate
-        from alexnet.kernels.cuda_step import CapturedStep
+        from alexnet.kernels.cuda.captured_step import CapturedStep
 
         self.settings, self.preprocessing = settings, preprocessing(scale)
         self.images, self.labels = stored_images(scale)
@@ -277,7 +277,7 @@ def limits(scale: Scale) -> Result:
 
 def check(scale: Scale) -> Result:
     """Run the start-up check of the device; an error here is a result."""
-    from alexnet.kernels import cuda_check
+    from alexnet.kernels.cuda import self_check as cuda_check
 
     began = time.perf_counter()
     if scale.device.type == "cuda":
@@ -475,8 +475,8 @@ def infer_plain(scale: Scale) -> Result:
 
 def blocks(scale: Scale) -> Result:
     """Run the blocks forward and backward, with our kernels and with PyTorch's layers."""
-    from alexnet.kernels.cuda_blocks import plain_block, run_block
-    from alexnet.kernels.cuda_check import BLOCKS
+    from alexnet.kernels.cuda.blocks import plain_block, run_block
+    from alexnet.kernels.cuda.self_check import BLOCKS
 
     large = scale.device.type == "cuda"
     shapes = ((512, 96, 55, 55), (512, 256, 27, 27)) if large else ((1, 8, 5, 5),)
@@ -624,7 +624,7 @@ def measure_one(name: str, scale: Scale, path: Path) -> None:
     began = time.perf_counter()
     torch.backends.cudnn.benchmark = True
     if scale.device.type != "cuda":
-        from alexnet.kernels import cuda_sgd
+        from alexnet.kernels.cuda import sgd as cuda_sgd
 
         cuda_sgd.BLOCK = 2**20  # the interpreter takes long for each program, not for each number
     result = result_of(partial(MEASUREMENTS[name][0], scale))
@@ -673,7 +673,7 @@ def measure_all(given: argparse.Namespace) -> None:
 def facts(given: argparse.Namespace) -> Result:
     """Say how it was measured."""
     from alexnet.device import describe_device
-    from alexnet.run import versions
+    from alexnet.storage.run import versions
 
     scale = REHEARSAL if given.rehearse else GPU
     return {

@@ -18,8 +18,8 @@ from typing import Any
 
 from alexnet import Dataset
 from alexnet.device import cpu_name
-from alexnet.metrics import read_metrics
-from alexnet.run import versions
+from alexnet.storage.metrics_log import read_metrics
+from alexnet.storage.run import versions
 
 WAYS = {"one": [], "other_seed": ["--seed", "1"], "plain": ["--plain"]} | {
     mode: ["--parallel", mode, "--processes", "2", "--report-communication"]

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.device import cpu_name, keep_memory
-from alexnet.kernels.cpu_blocks import run_block
-from alexnet.kernels.steps import step_of
-from alexnet.layers import LocalResponseNorm
-from alexnet.run import versions
+from alexnet.kernels.blocks import step_of
+from alexnet.kernels.cpu.blocks import run_block
+from alexnet.networks.layers import LocalResponseNorm
+from alexnet.storage.run import versions
 
 TORCH_NORM = nn.LocalResponseNorm(5, 5e-4, 0.75, 2)
 CASES: dict[str, tuple[tuple[int, int, int], list[nn.Module]]] = {

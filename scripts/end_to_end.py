@@ -21,15 +21,15 @@ import numpy as np
 
 from alexnet import train
 from alexnet.bench.conditions import conditions
-from alexnet.cache import Cache
 from alexnet.dataset import Dataset
 from alexnet.device import keep_memory, pick_device
-from alexnet.job import Job, open_job, open_run
 from alexnet.kernels import accelerate
 from alexnet.progress import SILENT
 from alexnet.recipes import recipe
-from alexnet.step import open_steps
-from alexnet.team import ALONE
+from alexnet.train.image_cache import Cache
+from alexnet.train.processes import ALONE
+from alexnet.train.state import Job, open_job, open_run
+from alexnet.train.step import open_steps
 
 
 def make_job(data: Path, run: Path, given: argparse.Namespace, cache: Cache) -> Job:

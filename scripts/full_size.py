@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.aside import sha256_of
 from alexnet.bench.conditions import commit
 from alexnet.dataset import FORMAT, VERSION
 from alexnet.device import cpu_name
-from alexnet.images import encode_jpeg
+from alexnet.images.decode import encode_jpeg
 from alexnet.prepare.shards import IMAGES_PER_SHARD
-from alexnet.run import versions
+from alexnet.storage.atomic import sha256_of
+from alexnet.storage.run import versions
 
 SIZE, CLASSES, BATCH, BATCHES = 256, 1000, 128, 20
 

@@ -17,7 +17,7 @@ def steps_per_process(keep: bool, batch: int, threads: int, steps: int = 6) -> f
     import torch
 
     from alexnet.device import keep_memory
-    from alexnet.model import create_model
+    from alexnet.networks.registry import create_model
 
     if keep:
         keep_memory()
@@ -69,7 +69,7 @@ def main() -> None:
 def facts(given: argparse.Namespace) -> dict[str, object]:
     """Say how it was measured."""
     from alexnet.device import cpu_name
-    from alexnet.run import versions
+    from alexnet.storage.run import versions
 
     return {
         "command": f"python scripts/keep_memory.py OUT.json --pairs {given.pairs} "

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from alexnet import Dataset
 from alexnet.device import cpu_name
-from alexnet.run import versions
+from alexnet.storage.run import versions
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 

@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
+from alexnet.prepare.sources import Item, Source, open_source
 from alexnet.prepare.splits import plan_splits
 from alexnet.progress import SILENT
-from alexnet.sources import Item, Source, open_source
 
 FOLDER = "ILSVRC2012_devkit_t12"
 

@@ -18,8 +18,8 @@ import torch
 from alexnet import Dataset, Run
 from alexnet.device import cpu_name
 from alexnet.evaluate import log_probabilities
-from alexnet.metrics import ranks
-from alexnet.run import versions
+from alexnet.storage.metrics_log import ranks
+from alexnet.storage.run import versions
 
 BATCH = 32
 

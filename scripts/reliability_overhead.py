@@ -30,14 +30,14 @@ from data_makers import Drawn  # noqa: E402
 from alexnet import train  # noqa: E402
 from alexnet.dataset import Dataset  # noqa: E402
 from alexnet.device import cpu_name, keep_memory  # noqa: E402
-from alexnet.guard import Reading  # noqa: E402
-from alexnet.job import Job, open_job, open_run  # noqa: E402
 from alexnet.prepare import prepare_dataset  # noqa: E402
 from alexnet.progress import SILENT  # noqa: E402
 from alexnet.recipes import recipe  # noqa: E402
-from alexnet.run import versions  # noqa: E402
-from alexnet.step import open_steps  # noqa: E402
-from alexnet.team import ALONE  # noqa: E402
+from alexnet.storage.run import versions  # noqa: E402
+from alexnet.train.hints import Reading  # noqa: E402
+from alexnet.train.processes import ALONE  # noqa: E402
+from alexnet.train.state import Job, open_job, open_run  # noqa: E402
+from alexnet.train.step import open_steps  # noqa: E402
 
 EPOCHS = {"imagenet": 1_281_167, "small": 3_068}
 """Images of an epoch of ImageNet, and of the data of results/small_recipe."""

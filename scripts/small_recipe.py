@@ -15,7 +15,7 @@ from typing import Any
 
 from alexnet import Dataset, Settings, recipe, train_model
 from alexnet.device import cpu_name
-from alexnet.run import versions
+from alexnet.storage.run import versions
 
 PARTS: dict[str, dict[str, Any]] = {
     "all of it": {},

@@ -30,12 +30,13 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/faults")]
 import kill_points  # noqa: E402
 from conftest import Stripes  # noqa: E402
 
-from alexnet import checkpoint, cli  # noqa: E402
+from alexnet import cli  # noqa: E402
 from alexnet.device import cpu_name  # noqa: E402
 from alexnet.errors import AlexnetError  # noqa: E402
-from alexnet.metrics import read_metrics  # noqa: E402
 from alexnet.prepare import prepare_dataset  # noqa: E402
-from alexnet.run import versions  # noqa: E402
+from alexnet.storage import checkpoint  # noqa: E402
+from alexnet.storage.metrics_log import read_metrics  # noqa: E402
+from alexnet.storage.run import versions  # noqa: E402
 
 LEAST_KILLS = 100
 WORDS = (

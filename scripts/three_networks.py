@@ -16,7 +16,7 @@ from typing import Any
 
 from alexnet import Dataset, Settings, evaluate_run, recipe, train_model
 from alexnet.device import cpu_name
-from alexnet.run import versions
+from alexnet.storage.run import versions
 
 MODELS = ("alexnet", "alexnet_2012", "caffenet")
 

@@ -23,7 +23,7 @@ class Import(NamedTuple):
 
 
 def module_names(package: Path) -> dict[str, Path]:
-    """Map "alexnet.sources.tar" and its like to files, for a package's folder."""
+    """Map "alexnet.prepare.sources.tar" and its like to files, for a package's folder."""
     names = {}
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
@@ -71,7 +71,7 @@ def targets(node: ast.stmt, modules: Mapping[str, Path], package: str) -> list[s
 def find_cycle(imports: Iterable[Import]) -> list[str]:
     """Return the modules of one import cycle in order, or nothing; late imports count too.
 
-    To import alexnet.sources.tar runs alexnet/sources/__init__.py first, so that counts as well.
+    To import a.b.c runs a/b/__init__.py first, so that counts as well.
     """
     edges: dict[str, set[str]] = {}
     for module, target, _ in imports:

@@ -17,7 +17,18 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from alexnet.kernels import cuda_batch, cuda_maps, cuda_norm, cuda_sgd
+from alexnet.kernels.cuda import (
+    batch as cuda_batch,
+)
+from alexnet.kernels.cuda import (
+    norm_kernels as cuda_norm,
+)
+from alexnet.kernels.cuda import (
+    sgd as cuda_sgd,
+)
+from alexnet.kernels.cuda import (
+    spatial_norm as cuda_maps,
+)
 
 TARGET = GPUTarget("cuda", 90, 32)
 INTEGERS = (*("count", "height", "width", "out_height", "out_width", "length", "size", "before"),)

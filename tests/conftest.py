@@ -11,8 +11,8 @@ import torch
 
 from alexnet.config import Settings
 from alexnet.prepare import prepare_dataset
+from alexnet.prepare.sources.base import Item, Listing, Pixels
 from alexnet.progress import Progress
-from alexnet.sources.base import Item, Listing, Pixels
 from alexnet.train import train_model
 
 # Whoever started the tests may have told them to ignore these: a shell does so with SIGINT in the

@@ -21,11 +21,11 @@ from network_makers import shrunk
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet import checkpoint
 from alexnet.config import Settings
-from alexnet.model import MODELS, create_model, input_shape
+from alexnet.networks.registry import MODELS, create_model, input_shape
 from alexnet.optim import he_initialize
-from alexnet.run import Run
+from alexnet.storage import checkpoint
+from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
 CLASSES = 6

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet.prepare.sources.base import Item, Listing
 from alexnet.progress import Progress, Silent
-from alexnet.sources.base import Item, Listing
 
 Pixels = NDArray[np.uint8]
 

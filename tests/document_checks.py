@@ -101,7 +101,7 @@ def named_file_exists(word: str, root: Path, folders: set[str]) -> bool:
 
 
 def symbol_problems(document: Path) -> list[str]:
-    """Complain about names such as alexnet.model.create_model that do not exist."""
+    """Complain about names such as alexnet.networks.registry.create_model that do not exist."""
     names = SYMBOL.findall(document.read_text(encoding="utf-8"))
     return [f"{document.name}: no {name}" for name in sorted(set(names)) if not exists(name)]
 

@@ -33,7 +33,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from alexnet import checkpoint
 from alexnet.config import Settings
 from alexnet.convert.card import Card, read_card
 from alexnet.convert.classes import read_classes
@@ -42,14 +41,15 @@ from alexnet.convert.read import read_weights
 from alexnet.convert.wire import BYTES, Message, WireError
 from alexnet.dataset import Dataset
 from alexnet.doctor import diagnose
-from alexnet.images import decode_jpeg, encode_jpeg, load_square
-from alexnet.metrics import read_metrics
+from alexnet.images.decode import decode_jpeg, encode_jpeg, load_square
 from alexnet.prepare import prepare_dataset
 from alexnet.prepare.shards import ShardResult
+from alexnet.prepare.sources import open_source
+from alexnet.prepare.sources.labels import ValLabels, read_devkit
 from alexnet.prepare.statistics import ColorSums
-from alexnet.run import Run
-from alexnet.sources import open_source
-from alexnet.sources.labels import ValLabels, read_devkit
+from alexnet.storage import checkpoint
+from alexnet.storage.metrics_log import read_metrics
+from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
 SIZE = 8

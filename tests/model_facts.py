@@ -1,6 +1,6 @@
 """What the tables of differences in docs/models.md say of a network, read off the live one."""
 
-from alexnet.summary import Row, summarize
+from alexnet.analysis.summary import Row, summarize
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")

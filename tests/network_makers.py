@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet.layers import GroupedLinear
-from alexnet.model import create_model
+from alexnet.networks.layers import GroupedLinear
+from alexnet.networks.registry import create_model
 from alexnet.optim import he_initialize
 
 

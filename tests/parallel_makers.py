@@ -21,18 +21,20 @@ from network_makers import pictures, shrunk
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet import checkpoint, evaluate, step, train
+from alexnet import evaluate, train
 from alexnet.config import Settings
 from alexnet.dataset import Dataset, Split
 from alexnet.errors import AlexnetError
 from alexnet.evaluate import Evaluation, evaluate_split
-from alexnet.job import Job
-from alexnet.layers import Input, PaperDropout
-from alexnet.model import create_model
+from alexnet.networks.layers import Input, PaperDropout
+from alexnet.networks.registry import create_model
 from alexnet.parallel import Call, join, launching, train_rank
 from alexnet.parallel.ranks import Ranks
-from alexnet.run import Run
-from alexnet.team import ALONE, Team
+from alexnet.storage import checkpoint
+from alexnet.storage.run import Run
+from alexnet.train import step
+from alexnet.train.processes import ALONE, Team
+from alexnet.train.state import Job
 
 
 def free_port() -> int:

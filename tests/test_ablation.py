@@ -10,14 +10,14 @@ from conftest import TINY
 from network_makers import pictures, taps_of
 from torch import nn
 
-from alexnet.ablation import ABLATIONS
-from alexnet.differences import find_differences
+from alexnet.analysis.differences import find_differences
+from alexnet.analysis.summary import Summary, summarize
 from alexnet.errors import UsageError
 from alexnet.evaluate import evaluate_run
-from alexnet.layers import PaperDropout
-from alexnet.model import create_model, input_shape, list_models, set_dropout
-from alexnet.run import Run
-from alexnet.summary import Summary, summarize
+from alexnet.networks.ablation import ABLATIONS
+from alexnet.networks.layers import PaperDropout
+from alexnet.networks.registry import create_model, input_shape, list_models, set_dropout
+from alexnet.storage.run import Run
 from alexnet.train import train_model
 
 CHANGES = [(part, kind) for part, kinds in ABLATIONS.items() for kind in kinds]

@@ -30,7 +30,7 @@ from alexnet.bench.tables import Row, Table, ratio
 from alexnet.cli import main
 from alexnet.errors import StorageError, WorkerError
 from alexnet.progress import SILENT
-from alexnet.run import Run
+from alexnet.storage.run import Run
 
 QUICK = Pace(1, 0.0, 1)
 

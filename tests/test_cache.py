@@ -9,8 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from alexnet import cache
-from alexnet.cache import (
+from alexnet.dataset import Dataset, Split
+from alexnet.errors import UsageError
+from alexnet.train import image_cache as cache
+from alexnet.train.image_cache import (
     Images,
     Plan,
     free_device_memory,
@@ -21,8 +23,6 @@ from alexnet.cache import (
     plan_cache,
     to_yuv420,
 )
-from alexnet.dataset import Dataset, Split
-from alexnet.errors import UsageError
 
 CPU = torch.device("cpu")
 GB = 10**9
@@ -287,7 +287,7 @@ def test_compiled_loops_are_taken_where_they_can_be_imported(
     monkeypatch.setattr(cache, "_to_yuv420_by_torch", lambda _: calls.append("to"))
     monkeypatch.setattr(cache, "_from_yuv420_by_torch", lambda *_: calls.append("from"))
     if not there:
-        monkeypatch.setitem(sys.modules, "alexnet.yuv_loops", None)
+        monkeypatch.setitem(sys.modules, "alexnet.images.yuv420_loops", None)
     to_yuv420(torch.zeros((1, 4, 4, 3), dtype=torch.uint8))
     from_yuv420(torch.zeros((1, 24), dtype=torch.uint8), 4)
     assert calls == ([] if there else ["to", "from"])

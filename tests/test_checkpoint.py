@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from alexnet import checkpoint
-from alexnet.aside import write_text
-from alexnet.checkpoint import Position
 from alexnet.errors import CheckpointError, DivergedError, StorageError, UsageError
 from alexnet.optim import PaperSGD
+from alexnet.storage import checkpoint
+from alexnet.storage.atomic import write_text
+from alexnet.storage.checkpoint import Position
 
 
 def network() -> nn.Sequential:

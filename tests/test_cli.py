@@ -180,7 +180,7 @@ def test_an_error_is_one_line_and_its_exit_code(
     def fail(*_: object, **__: object) -> None:
         raise error.with_traceback(None)
 
-    monkeypatch.setattr("alexnet.summary.summarize", fail)
+    monkeypatch.setattr("alexnet.analysis.summary.summarize", fail)
     assert cli("summary") == (code, "", f"alexnet: {line}\n")
     result = cli("summary", "--debug")
     assert (result.code, result.out) == (code, "")

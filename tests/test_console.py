@@ -6,8 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from alexnet import console
-from alexnet.console import (
+from alexnet.cli import console
+from alexnet.cli.console import (
     Bars,
     Lines,
     Pace,
@@ -29,7 +29,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr("alexnet.console.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("alexnet.cli.console.time.monotonic", lambda: self.now)
 
     def wait(self, seconds: float) -> None:
         self.now += seconds

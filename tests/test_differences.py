@@ -8,11 +8,17 @@ import pytest
 from network_makers import empty
 from rich.console import Console
 
+from alexnet.analysis.differences import (
+    Difference,
+    as_json,
+    find_differences,
+    merged_names,
+    moved_rows,
+)
+from alexnet.analysis.summary import Summary, summarize
 from alexnet.cli.summary import show_differences, summary, value_text
-from alexnet.differences import Difference, as_json, find_differences, merged_names, moved_rows
 from alexnet.errors import UsageError
-from alexnet.model import list_models
-from alexnet.summary import Summary, summarize
+from alexnet.networks.registry import list_models
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ from alexnet.doctor.published import CIFAR10, IMAGENET, compare_counts, publishe
 from alexnet.errors import UsageError
 from alexnet.prepare import prepare_dataset
 from alexnet.prepare.manifest import fingerprint
+from alexnet.prepare.sources.base import Item, Listing
 from alexnet.progress import Progress
-from alexnet.sources.base import Item, Listing
 
 SIZE = 16
 Harm = Callable[[Path], object]

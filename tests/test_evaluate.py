@@ -17,7 +17,7 @@ from alexnet.dataset import Dataset
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.evaluate import evaluate_run, log_probabilities
 from alexnet.prepare import prepare_dataset
-from alexnet.run import Run
+from alexnet.storage.run import Run
 from alexnet.train import train_model
 from alexnet.transforms import take_view, views
 

@@ -24,8 +24,8 @@ from alexnet.convert.card import Card
 from alexnet.convert.write_caffe import write_caffe
 from alexnet.errors import CheckpointError, DataError, StorageError, UsageError
 from alexnet.evaluate import evaluate_run, log_probabilities
-from alexnet.model import create_model, input_shape, list_models
-from alexnet.run import Run
+from alexnet.networks.registry import create_model, input_shape, list_models
+from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
 TOLERANCE = 1e-4

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import nn
 
 import alexnet
+from alexnet.analysis.feature_files import write_features
+from alexnet.analysis.features import Tapped, extract_features, layer_shapes, taps
 from alexnet.cli import main
 from alexnet.dataset import Dataset
 from alexnet.errors import DataError, UsageError
-from alexnet.feature_files import write_features
-from alexnet.features import Tapped, extract_features, layer_shapes, taps
-from alexnet.run import Run
+from alexnet.storage.run import Run
 from alexnet.transforms import take_view, views
 
 DOCUMENT = Path(__file__).parents[1] / "docs/features.md"
@@ -188,7 +188,7 @@ def test_a_table(run: Run, photos: Path, tmp_path: Path) -> None:
 def test_a_table_needs_pyarrow(
     run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet.feature_files.find_spec", lambda name: None)
+    monkeypatch.setattr("alexnet.analysis.feature_files.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'alexnet\[parquet\]'"):
         write_features(photos, tmp_path / "x.parquet", Tapped(run, ["fc8"], device="cpu"))
 

@@ -12,7 +12,7 @@ from alexnet.evaluate import evaluate_run, log_probabilities
 from alexnet.predict import predict_images
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import SILENT
-from alexnet.run import Run
+from alexnet.storage.run import Run
 from alexnet.train import train_model
 
 

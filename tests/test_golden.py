@@ -14,7 +14,7 @@ from conftest import Stripes
 from alexnet.config import Settings
 from alexnet.prepare import prepare_dataset
 from alexnet.recipes import recipe
-from alexnet.run import Run
+from alexnet.storage.run import Run
 from alexnet.train import train_model
 
 GOLDEN = Path(__file__).parent / "golden"

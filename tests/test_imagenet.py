@@ -1,6 +1,6 @@
 """ImageNet's classes, against facts that many publish."""
 
-from alexnet.imagenet import imagenet_classes
+from alexnet.imagenet_classes import imagenet_classes
 
 
 def test_the_thousand_classes_stand_in_the_order_of_their_ids() -> None:

@@ -13,10 +13,10 @@ import pytest
 from data_makers import Pixels, encode, photo, picture, png_chunk
 from PIL import Image
 
-from alexnet import images
-from alexnet.images import ImageError, decode_jpeg, encode_jpeg, load_square, square_pixels
-from alexnet.jpeg_header import plain_size
-from alexnet.pixel_loops import bicubic
+from alexnet.images import decode as images
+from alexnet.images.decode import ImageError, decode_jpeg, encode_jpeg, load_square, square_pixels
+from alexnet.images.jpeg_header import plain_size
+from alexnet.images.resize import bicubic
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = png_chunk(b"IEND", b"")

@@ -46,9 +46,9 @@ from alexnet.convert import download, export_run, import_weights
 from alexnet.convert.read import read_weights
 from alexnet.errors import CheckpointError, StorageError, UsageError
 from alexnet.evaluate import evaluate_run, log_probabilities
-from alexnet.model import create_model
+from alexnet.networks.registry import create_model
 from alexnet.predict import predict_images
-from alexnet.run import Run
+from alexnet.storage.run import Run
 from alexnet.train import train_model
 
 TOLERANCE = 1e-4

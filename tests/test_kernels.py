@@ -13,9 +13,9 @@ from torch.nn import functional as F
 import alexnet.kernels
 from alexnet.errors import UsageError
 from alexnet.kernels import accelerate
-from alexnet.kernels.network import FastNetwork
-from alexnet.layers import Input
-from alexnet.model import create_model, list_models, set_dropout
+from alexnet.kernels.accelerated import FastNetwork
+from alexnet.networks.layers import Input
+from alexnet.networks.registry import create_model, list_models, set_dropout
 
 CHANGES = [
     {"activation": "tanh"},
@@ -202,7 +202,7 @@ def test_without_numba_the_network_itself_comes_back(
     assert "without fast kernels on cpu" in caplog.messages[0]
     assert "numba" in caplog.messages[0]
     monkeypatch.undo()
-    assert importlib.import_module("alexnet.kernels.cpu_blocks").supports
+    assert importlib.import_module("alexnet.kernels.cpu.blocks").supports
 
 
 def test_a_device_without_kernels_gets_the_network_itself() -> None:

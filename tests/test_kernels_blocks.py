@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet.kernels.cpu_blocks import run_block, supports
-from alexnet.kernels.steps import Block, ChannelNorm, MapNorm, MaxPool, Relu, step_of
-from alexnet.layers import LocalResponseNorm, SpatialResponseNorm
+from alexnet.kernels.blocks import Block, ChannelNorm, MapNorm, MaxPool, Relu, step_of
+from alexnet.kernels.cpu.blocks import run_block, supports
+from alexnet.networks.layers import LocalResponseNorm, SpatialResponseNorm
 
 RELU, POOL, CEIL_POOL = nn.ReLU(), nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2, ceil_mode=True)
 NORM = LocalResponseNorm(alpha=1e-3)
@@ -158,8 +158,8 @@ def test_several_threads_may_call_at_once() -> None:
 def test_a_forked_process_can_go_on() -> None:
     code = """
         import os, torch
-        from alexnet.kernels.cpu_blocks import run_block
-        from alexnet.kernels.steps import MaxPool, Relu
+        from alexnet.kernels.cpu.blocks import run_block
+        from alexnet.kernels.blocks import MaxPool, Relu
         torch.set_num_threads(2)
         x = torch.ones(4, 3, 5, 5)
         before = run_block(x, (Relu(), MaxPool(3, 2, False)))

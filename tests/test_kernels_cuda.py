@@ -23,16 +23,16 @@ if not ON_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
 pytest.importorskip("triton")
 
-from alexnet.cache import Form, from_yuv420, to_yuv420  # noqa: E402
 from alexnet.config import Settings  # noqa: E402
 from alexnet.errors import WorkerError  # noqa: E402
-from alexnet.kernels import cuda_check  # noqa: E402
-from alexnet.kernels.cuda_batch import prepare_batch, windows  # noqa: E402
-from alexnet.kernels.cuda_blocks import plain_block, run_block, stages, supports  # noqa: E402
-from alexnet.kernels.cuda_norm import Stage, pooled_side  # noqa: E402
-from alexnet.kernels.cuda_sgd import FusedUpdate  # noqa: E402
-from alexnet.kernels.steps import ChannelNorm, MapNorm, MaxPool, Relu, Step  # noqa: E402
+from alexnet.kernels.blocks import ChannelNorm, MapNorm, MaxPool, Relu, Step  # noqa: E402
+from alexnet.kernels.cuda import self_check as cuda_check  # noqa: E402
+from alexnet.kernels.cuda.batch import prepare_batch, windows  # noqa: E402
+from alexnet.kernels.cuda.blocks import plain_block, run_block, stages, supports  # noqa: E402
+from alexnet.kernels.cuda.norm_kernels import Stage, pooled_side  # noqa: E402
+from alexnet.kernels.cuda.sgd import FusedUpdate  # noqa: E402
 from alexnet.optim import PaperSGD  # noqa: E402
+from alexnet.train.image_cache import Form, from_yuv420, to_yuv420  # noqa: E402
 from alexnet.transforms import Preprocessing, augment, draw  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.kernels import cpu_blocks, onednn
+from alexnet.kernels.accelerated import FastNetwork
 from alexnet.kernels.convolutions import (
     Forms,
     convolve,
@@ -20,11 +20,12 @@ from alexnet.kernels.convolutions import (
     is_known,
     rearranged,
 )
-from alexnet.kernels.cuda_forms import FastestForms, candidates, describe, work_of
-from alexnet.kernels.kept import Kept, cache_folder
-from alexnet.kernels.network import FastNetwork
-from alexnet.layers import Input
-from alexnet.model import create_model, list_models
+from alexnet.kernels.cpu import blocks as cpu_blocks
+from alexnet.kernels.cpu import onednn
+from alexnet.kernels.cuda.autotune import FastestForms, candidates, describe, work_of
+from alexnet.kernels.tuning_cache import Kept, cache_folder
+from alexnet.networks.layers import Input
+from alexnet.networks.registry import create_model, list_models
 
 CONVOLUTIONS = {
     "the paper's first": (nn.Conv2d(3, 4, 11, stride=4), (35, 35)),

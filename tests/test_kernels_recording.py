@@ -20,18 +20,21 @@ from test_kernels_cuda import CROP, DEVICE, NUMBERS, PREPROCESSING, images  # be
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet import checkpoint, model, train
-from alexnet.cache import Form, Images, Place, Plan
+from alexnet import train
 from alexnet.config import Settings
 from alexnet.errors import DivergedError, Interrupted
-from alexnet.job import Job, Steps
-from alexnet.kernels import cuda_blocks, cuda_norm
+from alexnet.kernels.accelerated import FastNetwork
 from alexnet.kernels.convolutions import cpu_forms
-from alexnet.kernels.cuda_step import CapturedStep, obstacle
-from alexnet.kernels.network import FastNetwork
-from alexnet.kernels.recording import record
-from alexnet.layers import Input, LocalResponseNorm
+from alexnet.kernels.cuda import blocks as cuda_blocks
+from alexnet.kernels.cuda import norm_kernels as cuda_norm
+from alexnet.kernels.cuda.capture import record
+from alexnet.kernels.cuda.captured_step import CapturedStep, obstacle
+from alexnet.networks import registry as model
+from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.optim import PaperSGD, make_optimizer, set_learning_rates
+from alexnet.storage import checkpoint
+from alexnet.train.image_cache import Form, Images, Place, Plan
+from alexnet.train.state import Job, Steps
 from alexnet.transforms import Draws, augment, draw
 
 # Whole steps.
@@ -304,7 +307,7 @@ def keep_images(place: Place, form: Form, monkeypatch: pytest.MonkeyPatch) -> No
     def opened(split: Any, device: torch.device, *_: object, **__: object) -> Images:
         return Images(split, device, Plan(place, form, 0))
 
-    monkeypatch.setattr("alexnet.job.open_images", opened)
+    monkeypatch.setattr("alexnet.train.state.open_images", opened)
 
 
 def weights(run: Path) -> dict[str, Tensor]:

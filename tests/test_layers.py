@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alexnet.errors import UsageError
-from alexnet.layers import (
+from alexnet.networks.layers import (
     GroupedLinear,
     Input,
     LocallyConnected2d,

@@ -10,7 +10,7 @@ import pytest
 from fuzzing import Surface, fuzz, limits
 from scipy.io import loadmat, savemat
 
-from alexnet.sources.mat import MatError, read_structs
+from alexnet.prepare.sources.mat import MatError, read_structs
 
 FIELDS = ("ID", "WNID", "words", "children", "empty", "part")
 
@@ -138,7 +138,7 @@ def test_structs_in_structs_end_somewhere() -> None:
 
 @pytest.mark.fault(50)
 def test_what_unpacks_to_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet.sources.mat._MAX_BYTES", 100_000)
+    monkeypatch.setattr("alexnet.prepare.sources.mat._MAX_BYTES", 100_000)
     bomb = element(15, zlib.compress(bytes(10**6)))
     with pytest.raises(MatError, match="larger than any list of classes"):
         read_structs(after_head(bomb), "synsets")

@@ -11,10 +11,10 @@ from network_makers import empty, pictures, shrunk
 from torch import nn
 
 from alexnet import networks
-from alexnet.ablation import ABLATIONS
+from alexnet.analysis.summary import summarize
 from alexnet.errors import UsageError
-from alexnet.model import MODELS, create_model, input_shape, list_models, weight_layers
-from alexnet.summary import summarize
+from alexnet.networks.ablation import ABLATIONS
+from alexnet.networks.registry import MODELS, create_model, input_shape, list_models, weight_layers
 
 ROW = re.compile(r"^        (\w+)=.*# +(\d+(?: x \d+ x \d+)?|num_classes)$", re.MULTILINE)
 

@@ -17,8 +17,8 @@ from network_makers import empty, pictures, relative_error, shrunk, taps_of
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet.layers import LocalResponseNorm, PaperDropout
-from alexnet.model import create_model
+from alexnet.networks.layers import LocalResponseNorm, PaperDropout
+from alexnet.networks.registry import create_model
 
 Array = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import torch
 from network_makers import import_torchvision, pictures, taps_of
 from torch import nn
 
-from alexnet.model import create_model
+from alexnet.networks.registry import create_model
 
 # The places of torchvision's layers in its two parts, beside the names of our rows.
 FEATURES = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.config import Settings
-from alexnet.model import create_model, weight_layers
+from alexnet.networks.registry import create_model, weight_layers
 from alexnet.optim import (
     LARS,
     PaperSGD,

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from alexnet import images, model, optim, recipes, summary, transforms
+from alexnet import optim, recipes, transforms
+from alexnet.analysis import summary
 from alexnet.config import Settings
-from alexnet.layers import LocalResponseNorm
+from alexnet.images import decode as images
+from alexnet.networks import registry as model
+from alexnet.networks.layers import LocalResponseNorm
 
 # The colour of ImageNet's training pixels as cuda-convnet2 ships it (make-data/input_meta):
 # deviations along the principal directions, and these directions in columns; RGB, 0-255.

@@ -22,16 +22,16 @@ from parallel_makers import (
     train_as_rank,
 )
 
-from alexnet import checkpoint
 from alexnet.config import override
 from alexnet.errors import UsageError
 from alexnet.evaluate import evaluate_run, evaluate_split
-from alexnet.model import create_model
-from alexnet.parallel.cut import cut_towers, cut_units, share_images, tower_order
+from alexnet.networks.registry import create_model
+from alexnet.parallel.comm_stats import Traffic
 from alexnet.parallel.exchange import Batch, Link, part_of, parts
-from alexnet.parallel.traffic import Traffic
+from alexnet.parallel.sharding import cut_towers, cut_units, share_images, tower_order
 from alexnet.prepare import prepare_dataset
-from alexnet.run import Run
+from alexnet.storage import checkpoint
+from alexnet.storage.run import Run
 
 
 @pytest.fixture(scope="module")

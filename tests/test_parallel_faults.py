@@ -20,10 +20,11 @@ from parallel_makers import meeting, pool_of, rank_as_started, start, team_is_go
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from alexnet import checkpoint
 from alexnet.errors import DataError, Interrupted, UsageError, WorkerError
-from alexnet.parallel import Call, joining, launch, launching
+from alexnet.parallel import Call, launch, launching
+from alexnet.parallel import process_group as joining
 from alexnet.prepare import prepare_dataset
+from alexnet.storage import checkpoint
 from alexnet.train import train_model
 
 SETTINGS = dataclasses.replace(TINY, model="alexnet_small", checkpoint_steps=2, optimizer="paper")

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from alexnet.cli import main
-from alexnet.plan import (
+from alexnet.analysis.plan import (
     OPERATIONS,
     RATES,
     TIMES,
@@ -22,7 +21,8 @@ from alexnet.plan import (
     read_quantity,
     training_macs,
 )
-from alexnet.summary import Summary, summarize
+from alexnet.analysis.summary import Summary, summarize
+from alexnet.cli import main
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
 ALEXNET = summarize("alexnet")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.predict import Prediction, best_classes, find_files, predict_images
-from alexnet.run import Run
+from alexnet.storage.run import Run
 
 
 @pytest.fixture

@@ -43,13 +43,13 @@ import alexnet.prepare
 import alexnet.prepare.workers
 from alexnet.dataset import Dataset
 from alexnet.errors import AlexnetError, DataError, StorageError, UsageError, WorkerError
-from alexnet.images import decode_jpeg, encode_jpeg
+from alexnet.images.decode import decode_jpeg, encode_jpeg
 from alexnet.prepare import PrepareReport, prepare_dataset
 from alexnet.prepare.shards import ShardTask, write_shard
+from alexnet.prepare.sources.base import Item, Listing, Source
 from alexnet.prepare.splits import plan_splits
 from alexnet.prepare.statistics import ColorSums
-from alexnet.prepare.workplace import hold
-from alexnet.sources.base import Item, Listing, Source
+from alexnet.prepare.workspace import hold
 
 SIZE = 16
 SPLIT_TREE = {"train/cat": 9, "train/dog": 6, "val/cat": 2, "val/dog": 3, "test/cat": 2}
@@ -491,8 +491,8 @@ DRIVER = """
 import os, resource, signal, sys
 import alexnet.prepare
 from alexnet.errors import AlexnetError
-from alexnet.prepare import shards, workplace
-from alexnet.prepare.workplace import Workplace
+from alexnet.prepare import shards, workspace as workplace
+from alexnet.prepare.workspace import Workplace
 
 alexnet.prepare.IMAGES_PER_SHARD = 4
 source, out, workers, point, count = sys.argv[1:]
@@ -624,14 +624,14 @@ def stopped(place: Path) -> Path:
     """Leave a prepare of `place` that was killed after three shards."""
     with pytest.MonkeyPatch.context() as patch:
         calls = iter([None, None, None])
-        keep = alexnet.prepare.workplace.Workplace.keep
+        keep = alexnet.prepare.workspace.Workplace.keep
 
         def keep_three(self: Any, result: Any) -> None:
             if next(calls, "end") == "end":
                 raise KeyboardInterrupt
             keep(self, result)
 
-        patch.setattr(alexnet.prepare.workplace.Workplace, "keep", keep_three)
+        patch.setattr(alexnet.prepare.workspace.Workplace, "keep", keep_three)
         with pytest.raises(KeyboardInterrupt):
             prepare(place / "pets", place / "out")
     return place / "out.partial"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet.reading import map_array, parse_json, read_array_header
+from alexnet.storage.untrusted import map_array, parse_json, read_array_header
 
 
 def npy(array: Any, **options: Any) -> bytes:

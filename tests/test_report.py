@@ -22,7 +22,7 @@ from alexnet.demo.drawings import CLASSES, Drawings
 from alexnet.errors import StorageError, UsageError
 from alexnet.evaluate import evaluate_run
 from alexnet.predict import Prediction
-from alexnet.run import Run
+from alexnet.storage.run import Run
 
 COUNTS = {"train": 40, "val": 20, "test": 30}
 STORY = report.Story("A title", "One sentence.", "alexnet demo somewhere")

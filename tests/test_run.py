@@ -10,10 +10,10 @@ import torch
 from conftest import TINY
 from torch import nn
 
-from alexnet import checkpoint
 from alexnet.dataset import Dataset
 from alexnet.errors import CheckpointError, StorageError, UsageError
-from alexnet.run import Run
+from alexnet.storage import checkpoint
+from alexnet.storage.run import Run
 
 
 @pytest.fixture

@@ -32,14 +32,14 @@ from data_makers import (
 from scipy.io import loadmat
 
 from alexnet.errors import DataError, UsageError
-from alexnet.images import ImageError
-from alexnet.sources import Item, ItemTable, Listing, Source, open_source
-from alexnet.sources import base as sources_base
-from alexnet.sources import tar as sources_tar
-from alexnet.sources.folder import FolderSource
-from alexnet.sources.imagenet import ImageNetSource
-from alexnet.sources.labels import ValLabels, read_devkit
-from alexnet.sources.tar import TarSource
+from alexnet.images.decode import ImageError
+from alexnet.prepare.sources import Item, ItemTable, Listing, Source, open_source
+from alexnet.prepare.sources import base as sources_base
+from alexnet.prepare.sources import tar as sources_tar
+from alexnet.prepare.sources.folder import FolderSource
+from alexnet.prepare.sources.imagenet import ImageNetSource
+from alexnet.prepare.sources.labels import ValLabels, read_devkit
+from alexnet.prepare.sources.tar import TarSource
 
 
 def opened(path: Path, **options: Path) -> Source:
@@ -316,7 +316,7 @@ def test_files_too_large_for_an_image_are_rejected_unread(
 ) -> None:
     source = opened(make(tmp_path, tree({"cat": 1, "dog": 1})))
     item = source.listing(Recorder()).items[0]
-    for module in ("alexnet.sources.folder", "alexnet.sources.tar"):
+    for module in ("alexnet.prepare.sources.folder", "alexnet.prepare.sources.tar"):
         monkeypatch.setattr(sys.modules[module], "MAX_FILE_BYTES", 100)
     with pytest.raises(ImageError, match=r"a file of [0-9,]+ bytes"):
         source.read(item)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from alexnet.analysis.summary import Row, build_without_memory, input_shape, summarize
 from alexnet.errors import UsageError
-from alexnet.layers import Input, LocallyConnected2d
-from alexnet.model import create_model, list_models
-from alexnet.summary import Row, build_without_memory, input_shape, summarize
+from alexnet.networks.layers import Input, LocallyConnected2d
+from alexnet.networks.registry import create_model, list_models
 
 # The table of docs/paper.md: name, type, kernel, stride, padding, activation, output (H x W x C).
 DESCRIBED = [

@@ -10,12 +10,12 @@ import torch
 from conftest import TINY
 from torch import Tensor, nn
 
-from alexnet import checkpoint
 from alexnet.errors import DivergedError
-from alexnet.guard import Reading, Readings
-from alexnet.model import create_model
-from alexnet.team import ALONE
+from alexnet.networks.registry import create_model
+from alexnet.storage import checkpoint
 from alexnet.train import train_model
+from alexnet.train.hints import Reading, Readings
+from alexnet.train.processes import ALONE
 
 
 def test_a_process_alone_has_all_of_everything() -> None:

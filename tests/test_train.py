@@ -17,17 +17,18 @@ import torch
 from conftest import TINY, Stripes
 from data_makers import Recorder
 
-from alexnet import checkpoint, train
-from alexnet.cache import Cache
+from alexnet import train
 from alexnet.config import Settings
 from alexnet.dataset import Split
 from alexnet.errors import CheckpointError, DivergedError, Interrupted, UsageError
-from alexnet.guard import learning_hint
-from alexnet.job import Job
 from alexnet.prepare import prepare_dataset
 from alexnet.recipes import recipe
-from alexnet.run import Run
+from alexnet.storage import checkpoint
+from alexnet.storage.run import Run
 from alexnet.train import train_model
+from alexnet.train.hints import learning_hint
+from alexnet.train.image_cache import Cache
+from alexnet.train.state import Job
 
 STEPS = 5
 """Of an epoch: 39 images in batches of 8, the last of 7."""
@@ -139,7 +140,7 @@ def test_the_comparison_notices_a_position_that_was_not_restored(
             saved, position=dataclasses.replace(saved.position, **{field: start})
         )
 
-    monkeypatch.setattr("alexnet.job.checkpoint.load", forgetful)
+    monkeypatch.setattr("alexnet.train.state.checkpoint.load", forgetful)
     train_model(tiny_data, path, device="cpu", resume=True)
     monkeypatch.undo()
     assert not same(tiny_run, path)

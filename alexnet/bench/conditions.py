@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from alexnet.device import describe_device
-from alexnet.run import versions
+from alexnet.storage.run import versions
 
 PEERS = ("numba", "triton", "onnxruntime", "pillow", "simplejpeg", "torchvision")
 

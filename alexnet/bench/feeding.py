@@ -26,12 +26,12 @@ from alexnet.bench.network import IMAGENET_IMAGES, days
 from alexnet.bench.photos import write_photos
 from alexnet.bench.steps import CROP, SIZE, preprocessing
 from alexnet.bench.tables import Row, Table
-from alexnet.cache import Images, Plan, image_bytes
 from alexnet.config import Settings
 from alexnet.dataset import Dataset, read_manifest
-from alexnet.images import JPEG_QUALITY
+from alexnet.images.decode import JPEG_QUALITY
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import Progress
+from alexnet.train.image_cache import Images, Plan, image_bytes
 from alexnet.transforms import augment, draw
 
 IMAGENET_ALL = IMAGENET_IMAGES + 50_000

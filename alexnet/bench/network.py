@@ -9,11 +9,11 @@ from functools import cache
 
 import torch
 
+from alexnet.analysis.summary import summarize
 from alexnet.bench.arms import Arm, Pace, measure, start_spec
 from alexnet.bench.steps import CLASSES, Spec, Work
 from alexnet.bench.tables import Table
 from alexnet.progress import Progress
-from alexnet.summary import summarize
 
 IMAGENET_IMAGES, EPOCHS = 1_281_167, 90
 """What a training of 2012 went through (paper, sections 2 and 5)."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from alexnet.prepare.sources import open_source
 from alexnet.progress import Progress
-from alexnet.sources import open_source
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 93
 """What ImageNet's photographs are like: 110 kB is what its archive has for each, on average."""

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 
-from alexnet import checkpoint
 from alexnet.bench.arms import Arm, Here, Pace, measure
 from alexnet.bench.photos import write_photos
 from alexnet.bench.steps import CLASSES, preprocessing
 from alexnet.bench.tables import Row, Table
-from alexnet.checkpoint import Position
 from alexnet.config import Settings
 from alexnet.progress import Progress
-from alexnet.run import Run
+from alexnet.storage import checkpoint
+from alexnet.storage.checkpoint import Position
+from alexnet.storage.run import Run
 
 INSIDE = "starting Python, imports, reading the weights, decoding, answering"
 

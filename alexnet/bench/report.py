@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from alexnet.aside import written_aside
 from alexnet.errors import UsageError
 from alexnet.progress import SILENT, Progress
+from alexnet.storage.atomic import written_aside
 
 if TYPE_CHECKING:
     from alexnet.bench.arms import Pace

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from alexnet.bench.nets import plain_alexnet, torchvision_alexnet
 from alexnet.config import Settings
 from alexnet.device import autocast
-from alexnet.model import create_model
+from alexnet.networks.registry import create_model
 from alexnet.optim import PaperSGD, make_optimizer
 from alexnet.transforms import Preprocessing, augment, draw, take_view, views
 
@@ -146,7 +146,7 @@ def _captured(
 ) -> Step:
     """Make the step that `alexnet train` records and replays on a GPU."""
     from alexnet.kernels import accelerate
-    from alexnet.kernels.cuda_step import CapturedStep
+    from alexnet.kernels.cuda.captured_step import CapturedStep
 
     assert isinstance(net, nn.Sequential)  # noqa: S101 - it comes from create_model
     assert isinstance(optimizer, PaperSGD)  # noqa: S101 - the default of Settings

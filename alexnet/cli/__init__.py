@@ -25,7 +25,7 @@ from alexnet.cli import (
     summary,
     train,
 )
-from alexnet.console import print_error, print_note, stdout
+from alexnet.cli.console import print_error, print_note, stdout
 from alexnet.errors import AlexnetError, StorageError
 
 INTERRUPTED = (129, 130, 138, 143)  # by SIGHUP, SIGINT, SIGUSR1, SIGTERM
@@ -53,7 +53,7 @@ def print_version(wanted: bool) -> None:
     if not wanted:
         return
     from alexnet.device import describe_device, pick_device
-    from alexnet.run import versions
+    from alexnet.storage.run import versions
 
     device, software = pick_device(), versions()
     lines = [f"{name} {software[name]}" for name in ("alexnet", "python", "torch")]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from alexnet.cli.console import counted, plain_table, print_json, progress, stdout
 from alexnet.cli.options import OUTPUT, Device, Json
-from alexnet.console import counted, plain_table, print_json, progress, stdout
 from alexnet.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from alexnet.cli.console import (
+    counted,
+    duration,
+    percent,
+    plain_table,
+    print_json,
+    progress,
+    stdout,
+)
 from alexnet.cli.options import Device, Epochs, Json, Plain, Seed, accelerator
-from alexnet.console import counted, duration, percent, plain_table, print_json, progress, stdout
 
 if TYPE_CHECKING:
     from alexnet.demo import DemoReport

@@ -8,8 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator
-from alexnet.console import (
+from alexnet.cli.console import (
     class_label,
     counted,
     fits,
@@ -19,6 +18,7 @@ from alexnet.console import (
     progress,
     stdout,
 )
+from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator
 from alexnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def evaluate(
       alexnet evaluate runs/seed0 runs/seed1 runs/seed2 data/photos
     """
     from alexnet.evaluate import evaluate_run
-    from alexnet.run import Run
+    from alexnet.storage.run import Run
 
     *runs, data = paths
     if not runs:

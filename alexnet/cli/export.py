@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from alexnet.cli.console import counted, percent, plain_table, print_json, progress, stdout
 from alexnet.cli.options import Json, Weights
-from alexnet.console import counted, percent, plain_table, print_json, progress, stdout
 
 if TYPE_CHECKING:
     from alexnet.convert import ExportReport

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from alexnet.cli.console import counted, plain_table, print_error, print_json, progress, stdout
 from alexnet.cli.options import Device, Json, Weights
-from alexnet.console import counted, plain_table, print_error, print_json, progress, stdout
 from alexnet.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from alexnet.feature_files import FeatureReport
+    from alexnet.analysis.feature_files import FeatureReport
 
 
 def features(
@@ -48,9 +48,9 @@ def features(
       alexnet features photos/ fc7.npy --run runs/photos --layer fc7
       alexnet features photos/ x.npy --run runs/photos --layer conv5 --layer fc6
     """
-    from alexnet.feature_files import write_features
-    from alexnet.features import Tapped, layer_shapes
-    from alexnet.run import Run
+    from alexnet.analysis.feature_files import write_features
+    from alexnet.analysis.features import Tapped, layer_shapes
+    from alexnet.storage.run import Run
 
     if show_list:
         show_layers(layer_shapes(Run.open(run).new_model()), stdout(), as_json=json)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from alexnet.cli.console import one_line, print_json, progress, stdout
 from alexnet.cli.options import OUTPUT, Json
-from alexnet.console import one_line, print_json, progress, stdout
 from alexnet.networks import NAMES
 
 if TYPE_CHECKING:

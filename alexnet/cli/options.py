@@ -9,7 +9,7 @@ from alexnet.networks import NAMES
 from alexnet.recipes import list_recipes
 
 if TYPE_CHECKING:
-    from alexnet.team import Accelerate
+    from alexnet.train.processes import Accelerate
 
 TRAINING, MACHINE, OUTPUT = "Training", "Machine", "Output"
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from alexnet.cli.console import counted, plain_table, print_json, stdout
 from alexnet.cli.options import MACHINE, OUTPUT, TRAINING, Json
-from alexnet.console import counted, plain_table, print_json, stdout
 from alexnet.networks import NAMES
 
 if TYPE_CHECKING:
-    from alexnet.plan import Plan
-    from alexnet.summary import Summary
+    from alexnet.analysis.plan import Plan
+    from alexnet.analysis.summary import Summary
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -106,8 +106,8 @@ def plan(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet plan --devices 512 --batch-size 65536 --link 56Gbit/s --json
       alexnet plan --speed 400TFLOP/s --memory 4TB/s --activations bfloat16
     """
-    from alexnet.plan import RATES, TIMES, Machine, mac_seconds, plan_modes, read_quantity
-    from alexnet.summary import summarize
+    from alexnet.analysis.plan import RATES, TIMES, Machine, mac_seconds, plan_modes, read_quantity
+    from alexnet.analysis.summary import summarize
 
     network = summarize(model)
     rate = "takes bytes or bits per second, such as 50GB/s or 100Gbit/s"
@@ -138,7 +138,7 @@ def show(
     console: Console,
 ) -> None:
     """Print the plans for each batch size, and which modes the network does not allow."""
-    from alexnet.plan import MODES, obstacle
+    from alexnet.analysis.plan import MODES, obstacle
 
     for plans in found:
         title = f"{counted(devices, 'device')}, batches of {plans[0].batch_size:,} images"

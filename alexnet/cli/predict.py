@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator
-from alexnet.console import (
+from alexnet.cli.console import (
     bar,
     class_label,
     one_line,
@@ -17,6 +16,7 @@ from alexnet.console import (
     progress,
     stdout,
 )
+from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator
 from alexnet.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def predict(
       alexnet predict photos/ --run runs/photos --top 1 --json
     """
     from alexnet.predict import predict_images
-    from alexnet.run import Run
+    from alexnet.storage.run import Run
 
     bad: list[DataError] = []
     predictions = predict_images(

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from alexnet.cli.console import (
+    counted,
+    duration,
+    one_line,
+    plain_table,
+    print_json,
+    progress,
+    stdout,
+)
 from alexnet.cli.options import MACHINE, Json
-from alexnet.console import counted, duration, one_line, plain_table, print_json, progress, stdout
 
 if TYPE_CHECKING:
     from alexnet.prepare import PrepareReport

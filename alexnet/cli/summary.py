@@ -6,13 +6,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from alexnet.cli.console import fits, plain_table, print_json, stdout
 from alexnet.cli.options import Json
-from alexnet.console import fits, plain_table, print_json, stdout
 from alexnet.networks import NAMES
 
 if TYPE_CHECKING:
-    from alexnet.differences import Value
-    from alexnet.summary import Row, Summary
+    from alexnet.analysis.differences import Value
+    from alexnet.analysis.summary import Row, Summary
 
 
 def summary(
@@ -50,8 +50,8 @@ def summary(
       alexnet summary --diff alexnet caffenet
       alexnet summary --ablate overlap=no --json
     """
-    from alexnet.differences import as_json
-    from alexnet.summary import summarize
+    from alexnet.analysis.differences import as_json
+    from alexnet.analysis.summary import summarize
 
     changes = dict(text.partition("=")[::2] for text in ablate or [])
     if diff is not None:
@@ -70,7 +70,7 @@ def summary(
 
 def show_differences(first: "Summary", second: "Summary", console: Console) -> None:
     """Print how two networks differ, a line for each difference, and their totals."""
-    from alexnet.differences import find_differences
+    from alexnet.analysis.differences import find_differences
 
     table = plain_table("row", "what", first.model, second.model)
     for column in table.columns[2:]:
@@ -149,7 +149,7 @@ def layer_table(summary: "Summary", *, types: bool) -> Table:
 
 def rows_to_show(summary: "Summary") -> "list[Row]":
     """Leave out the rows that stand in another one's column of activations."""
-    from alexnet.summary import ACTIVATIONS
+    from alexnet.analysis.summary import ACTIVATIONS
 
     return [row for row in summary.layers if row.type not in ACTIVATIONS]
 

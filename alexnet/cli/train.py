@@ -9,6 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from alexnet.cli.console import (
+    counted,
+    duration,
+    percent,
+    plain_table,
+    print_json,
+    progress,
+    stdout,
+)
 from alexnet.cli.options import (
     TRAINING,
     Cache,
@@ -24,15 +33,6 @@ from alexnet.cli.options import (
     change_settings,
 )
 from alexnet.config import Settings
-from alexnet.console import (
-    counted,
-    duration,
-    percent,
-    plain_table,
-    print_json,
-    progress,
-    stdout,
-)
 from alexnet.errors import UsageError
 from alexnet.recipes import recipe as named_recipe
 
@@ -211,7 +211,7 @@ def chosen_settings(
     options: tuple[str | None, int | None, int | None, list[str] | None],
 ) -> Settings:
     """Return the settings that the options ask for: model, epochs, seed and --set in `options`."""
-    from alexnet.run import Run
+    from alexnet.storage.run import Run
 
     goes_on = resume and recipe is None and Run.exists(run)
     start = Run.open(run).settings if goes_on else named_recipe(recipe or "small")

@@ -26,7 +26,7 @@ class Card:
 
     model: str
     ablate: dict[str, str]
-    """What is taken away or exchanged in that network (`alexnet.ablation`)."""
+    """What is taken away or exchanged in that network (`alexnet.networks.ablation`)."""
     classes: tuple[str, ...]
     titles: tuple[str, ...]
     preprocessing: Preprocessing

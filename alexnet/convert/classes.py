@@ -7,8 +7,8 @@ from typing import Any
 
 from alexnet.dataset import Dataset
 from alexnet.errors import AlexnetError, UsageError
-from alexnet.imagenet import imagenet_classes
-from alexnet.reading import parse_json
+from alexnet.imagenet_classes import imagenet_classes
+from alexnet.storage.untrusted import parse_json
 
 MAX_BYTES = 16 << 20
 """Of a file of classes; ImageNet's index takes 36 KB."""

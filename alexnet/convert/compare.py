@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from alexnet.dataset import Dataset, Split
 from alexnet.errors import DataError
-from alexnet.metrics import ranks
 from alexnet.progress import Progress
+from alexnet.storage.metrics_log import ranks
 from alexnet.transforms import Preprocessing, take_view, views
 
 Engine = Callable[[NDArray[np.uint8]], Tensor]

@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from alexnet import checkpoint
-from alexnet.aside import written_aside
-from alexnet.checkpoint import Which
 from alexnet.convert.card import Card
 from alexnet.convert.compare import Comparison, Images, compare, engine_of
 from alexnet.convert.formats import FORMATS, WHOLE_ONNX, Format, need, open_onnx
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.progress import SILENT, Progress
-from alexnet.run import Run
+from alexnet.storage import checkpoint
+from alexnet.storage.atomic import written_aside
+from alexnet.storage.checkpoint import Which
+from alexnet.storage.run import Run
 
 LIMIT, INT8_LIMIT = 1e-4, 1.0
 """Largest differences that are allowed, as fractions of the largest answer: rounding, nonsense."""

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from alexnet.checkpoint import Position, Saved, load_weights
 from alexnet.convert.card import Card
 from alexnet.convert.compare import Engine, centre, engine_of
 from alexnet.convert.origins import ORIGINS, convert_first_layer
 from alexnet.convert.read import read_weights
 from alexnet.convert.write_caffe import write_caffe
 from alexnet.errors import UsageError
-from alexnet.model import weight_layers
+from alexnet.networks.registry import weight_layers
+from alexnet.storage.checkpoint import Position, Saved, load_weights
 from alexnet.transforms import Preprocessing
 
 DEPLOY, WEIGHTS, MEAN, CLASSES = (

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet import checkpoint
-from alexnet.aside import sha256_of, written_aside
+from alexnet.analysis.summary import input_shape
 from alexnet.config import Settings
 from alexnet.convert.card import Card, read_card
 from alexnet.convert.classes import Names, likely_classes, read_classes
@@ -21,10 +20,11 @@ from alexnet.convert.origins import ORIGINS, convert_first_layer, make_preproces
 from alexnet.convert.read import read_weights
 from alexnet.convert.stored import Stored, kinds_of
 from alexnet.errors import CheckpointError, UsageError
-from alexnet.model import create_model, list_models, weight_layers
+from alexnet.networks.registry import create_model, list_models, weight_layers
 from alexnet.progress import SILENT, Progress
-from alexnet.run import Run
-from alexnet.summary import input_shape
+from alexnet.storage import checkpoint
+from alexnet.storage.atomic import sha256_of, written_aside
+from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
 # torchvision's names, and those of all who took over its layers.

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from alexnet.convert.read_caffe import read_binaryproto
 from alexnet.errors import UsageError
-from alexnet.images import Resize
-from alexnet.reading import map_array
+from alexnet.images.decode import Resize
+from alexnet.storage.untrusted import map_array
 from alexnet.transforms import Preprocessing
 
 Color = tuple[float, float, float]

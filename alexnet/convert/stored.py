@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from alexnet.layers import LocalResponseNorm
+from alexnet.networks.layers import LocalResponseNorm
 
 Kind = Literal["conv", "fc", "relu", "norm", "pool"]
 

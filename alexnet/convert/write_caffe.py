@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from alexnet.analysis.summary import forward_shapes, input_shape
 from alexnet.convert.read_caffe import (
     BLOB_DATA,
     BLOB_OLD_SHAPE,
@@ -28,8 +29,7 @@ from alexnet.convert.read_caffe import (
 )
 from alexnet.convert.wire import bytes_field, varint_field
 from alexnet.errors import UsageError
-from alexnet.layers import LocalResponseNorm
-from alexnet.summary import forward_shapes, input_shape
+from alexnet.networks.layers import LocalResponseNorm
 
 
 def write_caffe(name: str, model: nn.Sequential, mean: NDArray[np.float32], folder: Path) -> None:

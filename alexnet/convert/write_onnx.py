@@ -14,9 +14,10 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import nn
 
+from alexnet.analysis.summary import input_shape
 from alexnet.convert.card import Card
 from alexnet.errors import UsageError
-from alexnet.layers import (
+from alexnet.networks.layers import (
     GroupedLinear,
     Input,
     LocallyConnected2d,
@@ -24,7 +25,6 @@ from alexnet.layers import (
     PaperDropout,
     SpatialResponseNorm,
 )
-from alexnet.summary import input_shape
 from alexnet.transforms import Preprocessing
 
 OPSET, IR_VERSION = 17, 8

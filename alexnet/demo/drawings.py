@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from alexnet.demo.scene import compose
 from alexnet.demo.shapes import THINGS
 from alexnet.errors import UsageError
+from alexnet.prepare.sources.base import Item, ItemTable, Listing
 from alexnet.progress import Progress
-from alexnet.sources.base import Item, ItemTable, Listing
 
 VERSION = 1
 """To be raised when the pictures change, so that prepared ones are made anew."""

@@ -23,7 +23,7 @@ from alexnet.demo.charts import Chart, line_chart
 from alexnet.errors import StorageError
 from alexnet.evaluate import Evaluation
 from alexnet.predict import Prediction
-from alexnet.run import Run
+from alexnet.storage.run import Run
 
 Pixels = NDArray[np.uint8]
 

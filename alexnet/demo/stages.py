@@ -18,9 +18,9 @@ from alexnet.predict import Prediction, predict_images
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import SILENT, Progress
 from alexnet.recipes import recipe
-from alexnet.run import Run
-from alexnet.team import Accelerate
+from alexnet.storage.run import Run
 from alexnet.train import TrainReport, train_model
+from alexnet.train.processes import Accelerate
 
 SIZE = 64
 EPOCHS = 10

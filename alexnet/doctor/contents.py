@@ -10,7 +10,7 @@ from alexnet.dataset import Dataset, Split
 from alexnet.doctor.findings import LISTED, Notebook
 from alexnet.doctor.pictures import Marks, equal_groups, look_alike, similar_pairs
 from alexnet.errors import DataError
-from alexnet.images import Pixels
+from alexnet.images.decode import Pixels
 from alexnet.progress import Advance, Progress
 
 BATCH_BYTES = 16 << 20

@@ -11,7 +11,7 @@ from alexnet.doctor.findings import Notebook, told
 from alexnet.doctor.published import compare_counts, published_counts
 from alexnet.prepare.manifest import fingerprint
 from alexnet.progress import Progress
-from alexnet.reading import parse_json
+from alexnet.storage.untrusted import parse_json
 
 AGAIN = "prepare the data set again"
 MAX_IMBALANCE = 10

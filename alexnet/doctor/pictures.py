@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.images import Pixels
+from alexnet.images.decode import Pixels
 
 FLAT_DEVIATION = 2.0
 """Grey levels: an image whose channels all deviate less from their mean shows nothing."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from alexnet.doctor.files import Expected, wrong_files
 from alexnet.doctor.findings import Notebook
 from alexnet.errors import AlexnetError
+from alexnet.prepare.sources.imagenet import TRAIN, VAL, ImageNetSource, find_devkit
+from alexnet.prepare.sources.labels import DEVKIT, ValLabels
 from alexnet.progress import Progress
-from alexnet.sources.imagenet import TRAIN, VAL, ImageNetSource, find_devkit
-from alexnet.sources.labels import DEVKIT, ValLabels
 
 # As image-net.org offers them, by MD5; torchvision's ImageNet class checks the same.
 ARCHIVES = {

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from alexnet.checkpoint import read_manifest
 from alexnet.dataset import Dataset
 from alexnet.doctor.files import Expected, wrong_files
 from alexnet.doctor.findings import Notebook, told
 from alexnet.errors import AlexnetError
 from alexnet.progress import Progress
-from alexnet.reading import parse_json
-from alexnet.run import Run
+from alexnet.storage.checkpoint import read_manifest
+from alexnet.storage.run import Run
+from alexnet.storage.untrusted import parse_json
 
 _UNFINISHED = (".tmp", ".partial", ".part")
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from alexnet.errors import UsageError
+from alexnet.kernels.accelerated import Engine, FastNetwork
 from alexnet.kernels.convolutions import Choose, cpu_forms
-from alexnet.kernels.network import Engine, FastNetwork
 
 __all__ = ["accelerate"]
 
-ENGINES = {"cpu": "alexnet.kernels.cpu_blocks", "cuda": "alexnet.kernels.cuda_blocks"}
+ENGINES = {"cpu": "alexnet.kernels.cpu.blocks", "cuda": "alexnet.kernels.cuda.blocks"}
 WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -39,7 +39,12 @@ def accelerate(model: nn.Sequential, *, weights: str = "float32") -> nn.Module:
         return model
     choose: Choose = cpu_forms
     if device.type == "cuda":
-        from alexnet.kernels import cuda_check, cuda_forms  # needs Triton
+        from alexnet.kernels.cuda import (
+            autotune as cuda_forms,
+        )
+        from alexnet.kernels.cuda import (
+            self_check as cuda_check,
+        )  # needs Triton
 
         cuda_check.check_once(device)
         choose = cuda_forms.forms_on(device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.layers import Input
+from alexnet.networks.layers import Input
 
 Sides = tuple[int, int, int, int]
 """Zeros to the left, the right, the top and the bottom, as torch.nn.ZeroPad2d has them."""

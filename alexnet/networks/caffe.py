@@ -9,8 +9,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from alexnet.layers import Input, LocalResponseNorm
-from alexnet.networks.weights import BIASED, initialize
+from alexnet.networks.initialization import BIASED, initialize
+from alexnet.networks.layers import Input, LocalResponseNorm
 
 STDS = {"fc6": 0.005, "fc7": 0.005}
 """Standard deviations of start weights other than 0.01 (CF bvlc_alexnet/train_val.prototxt:280)."""

@@ -4,8 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from alexnet.layers import Input, LocallyConnected2d, LocalResponseNorm
-from alexnet.networks.weights import initialize
+from alexnet.networks.initialization import initialize
+from alexnet.networks.layers import Input, LocallyConnected2d, LocalResponseNorm
 
 STDS = {"conv1": 0.0001, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
 """Standard deviations of the start weights (AN layers-conv-local-13pct.cfg)."""

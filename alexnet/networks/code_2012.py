@@ -13,14 +13,14 @@ from collections import OrderedDict
 
 from torch import nn
 
-from alexnet.layers import (
+from alexnet.networks.initialization import BIASED, initialize
+from alexnet.networks.layers import (
     GroupedLinear,
     Input,
     LocalResponseNorm,
     PaperDropout,
     SpatialResponseNorm,
 )
-from alexnet.networks.weights import BIASED, initialize
 
 STDS = {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}
 """Standard deviations of start weights other than 0.01 (AN layers-145.cfg:143-214)."""

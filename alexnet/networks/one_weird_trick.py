@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from alexnet.layers import Input
+from alexnet.networks.layers import Input
 
 # fmt: off
 # The formatter would break the columns of the tables.

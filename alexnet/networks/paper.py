@@ -4,8 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from alexnet.layers import Input, LocalResponseNorm
-from alexnet.networks.weights import BIASED, initialize
+from alexnet.networks.initialization import BIASED, initialize
+from alexnet.networks.layers import Input, LocalResponseNorm
 
 # fmt: off
 # The formatter would break the columns of the tables.

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from alexnet.layers import LocalResponseNorm, at_least_float32, channel_window_sum
-from alexnet.parallel.traffic import Traffic
+from alexnet.networks.layers import LocalResponseNorm, at_least_float32, channel_window_sum
+from alexnet.parallel.comm_stats import Traffic
 
 
 def parts(total: int, count: int) -> list[int]:

@@ -20,15 +20,15 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from alexnet.cache import Cache
 from alexnet.config import Settings
 from alexnet.dataset import Dataset
 from alexnet.device import describe_device, pick_device
 from alexnet.errors import AlexnetError, Interrupted, UsageError, WorkerError
-from alexnet.parallel.joining import OF_ONE_RANK, TIMEOUT, check_ranks, join, rank_device
+from alexnet.parallel.process_group import OF_ONE_RANK, TIMEOUT, check_ranks, join, rank_device
 from alexnet.progress import SILENT, Progress
-from alexnet.team import Accelerate
 from alexnet.train import TrainReport, train_model
+from alexnet.train.image_cache import Cache
+from alexnet.train.processes import Accelerate
 
 HERE = "127.0.0.1"
 AFTER_SIGNAL = 1.0

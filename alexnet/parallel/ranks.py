@@ -10,13 +10,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet.checkpoint import Saved
 from alexnet.config import Settings
 from alexnet.errors import AlexnetError, WorkerError
-from alexnet.parallel.cut import Local, cut_towers, cut_units, share_images
+from alexnet.parallel.comm_stats import Traffic
 from alexnet.parallel.exchange import Batch, Gather, Link
-from alexnet.parallel.traffic import Traffic
-from alexnet.team import ALONE, Accelerate
+from alexnet.parallel.sharding import Local, cut_towers, cut_units, share_images
+from alexnet.storage.checkpoint import Saved
+from alexnet.train.processes import ALONE, Accelerate
 
 Mode = Literal["towers", "data", "hybrid"]
 

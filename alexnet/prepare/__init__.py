@@ -17,18 +17,18 @@ import PIL
 
 from alexnet.dataset import STORES, VERSION
 from alexnet.errors import DataError, UsageError
-from alexnet.imagenet import imagenet_classes
-from alexnet.images import RESIZES, Resize
+from alexnet.imagenet_classes import imagenet_classes
+from alexnet.images.decode import RESIZES, Resize
 from alexnet.loader import available_cores
 from alexnet.prepare.manifest import Contents
 from alexnet.prepare.shards import IMAGES_PER_SHARD, ShardTask
+from alexnet.prepare.sources import open_source
+from alexnet.prepare.sources.base import Item, Listing, Source
 from alexnet.prepare.splits import Plan, plan_splits
 from alexnet.prepare.statistics import ColorSums
 from alexnet.prepare.workers import write_shards
-from alexnet.prepare.workplace import Workplace, hold
+from alexnet.prepare.workspace import Workplace, hold
 from alexnet.progress import SILENT, Progress
-from alexnet.sources import open_source
-from alexnet.sources.base import Item, Listing, Source
 
 
 @dataclass(frozen=True)

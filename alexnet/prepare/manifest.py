@@ -16,7 +16,7 @@ from alexnet.dataset import FORMAT, MANIFEST, VERSION
 from alexnet.errors import DataError
 from alexnet.prepare.shards import ShardResult, ShardTask
 from alexnet.prepare.statistics import ColorSums
-from alexnet.prepare.workplace import Workplace
+from alexnet.prepare.workspace import Workplace
 
 
 @dataclass

@@ -11,8 +11,7 @@ from typing import IO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.aside import sha256_of, sync
-from alexnet.images import (
+from alexnet.images.decode import (
     ImageError,
     Pixels,
     Resize,
@@ -21,8 +20,9 @@ from alexnet.images import (
     load_square,
     square_pixels,
 )
+from alexnet.prepare.sources.base import Item, Source
 from alexnet.prepare.statistics import ColorSums
-from alexnet.sources.base import Item, Source
+from alexnet.storage.atomic import sha256_of, sync
 
 IMAGES_PER_SHARD = 1024
 _NPY_HEADER_BYTES = 128

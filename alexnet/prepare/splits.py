@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from alexnet.errors import DataError
-from alexnet.sources.base import Item
+from alexnet.prepare.sources.base import Item
 
 SPLITS = ("train", "val", "test")
 _Key = tuple[str, str]  # label and name of an item

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.images import Pixels
-from alexnet.pixel_loops import add_colors
+from alexnet.images.decode import Pixels
+from alexnet.images.resize import add_colors
 
 
 @dataclass

@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 
 from alexnet.errors import AlexnetError, StorageError, WorkerError
 from alexnet.prepare.shards import Report, ShardResult, ShardTask, write_shard
-from alexnet.sources.base import Source
+from alexnet.prepare.sources.base import Source
 
 # What comes back from a worker: news for `report`, a finished shard, or why it could not.
 _Message = tuple[int, Sequence[tuple[str, str]]] | ShardResult | AlexnetError

@@ -24,14 +24,16 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from alexnet import checkpoint, model, train
-from alexnet.cache import Arrived
+from alexnet import train
 from alexnet.config import Settings
 from alexnet.errors import AlexnetError
-from alexnet.job import Job
-from alexnet.layers import Input, LocalResponseNorm
+from alexnet.networks import registry as model
+from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.progress import SILENT, Progress
-from alexnet.run import Run
+from alexnet.storage import checkpoint
+from alexnet.storage.run import Run
+from alexnet.train.image_cache import Arrived
+from alexnet.train.state import Job
 
 STEPS = 3
 """Of an epoch: 39 images in batches of 13."""

@@ -14,10 +14,10 @@ from data_makers import Recorder
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from alexnet import checkpoint
-from alexnet.aside import sha256_of
 from alexnet.doctor import diagnose
 from alexnet.errors import DataError
+from alexnet.storage import checkpoint
+from alexnet.storage.atomic import sha256_of
 from alexnet.train import train_model
 
 # Images that are kept in memory cannot change: here they are read from the disk in each epoch.

@@ -26,10 +26,10 @@ from alexnet.convert import import_weights
 from alexnet.convert.read import read_weights
 from alexnet.dataset import Dataset
 from alexnet.errors import AlexnetError, CheckpointError, DataError, UsageError
-from alexnet.images import FORMATS, ImageError, load_square
+from alexnet.images.decode import FORMATS, ImageError, load_square
 from alexnet.prepare import prepare_dataset
-from alexnet.run import Run
-from alexnet.sources import open_source
+from alexnet.prepare.sources import open_source
+from alexnet.storage.run import Run
 
 ROOT = Path(__file__).parents[2]
 

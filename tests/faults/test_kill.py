@@ -6,7 +6,7 @@ from pathlib import Path
 import kill_points
 import pytest
 
-from alexnet import checkpoint
+from alexnet.storage import checkpoint
 
 SIZE = 8_000
 """Bytes of a checkpoint, about."""

@@ -15,10 +15,12 @@ import torch
 from kill_points import SETTINGS, STEPS
 from safetensors.torch import save_file
 
-from alexnet import cache, checkpoint, randomness
+from alexnet import randomness
 from alexnet.errors import Interrupted
 from alexnet.kernels import accelerate
 from alexnet.loader import read_ahead
+from alexnet.storage import checkpoint
+from alexnet.train import image_cache as cache
 
 THREE_EPOCHS = replace(SETTINGS, epochs=3, checkpoint_steps=0)
 

@@ -21,9 +21,11 @@ from kill_points import SETTINGS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from alexnet import aside, checkpoint, train
+from alexnet import train
 from alexnet.errors import CheckpointError, StorageError, UsageError
-from alexnet.metrics import MetricsLog, read_metrics
+from alexnet.storage import atomic as aside
+from alexnet.storage import checkpoint
+from alexnet.storage.metrics_log import MetricsLog, read_metrics
 
 
 @pytest.fixture(scope="module")

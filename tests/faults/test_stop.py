@@ -18,11 +18,14 @@ import pytest
 from kill_points import SETTINGS
 from safetensors.torch import save_file
 
-from alexnet import checkpoint, cli, dataset, evaluate, model, randomness, step, train
-from alexnet import watchdog as watchdog_module
+from alexnet import cli, dataset, evaluate, randomness, train
 from alexnet.errors import DataError, Interrupted
-from alexnet.job import Job
-from alexnet.watchdog import watchdog
+from alexnet.networks import registry as model
+from alexnet.storage import checkpoint
+from alexnet.train import step
+from alexnet.train import watchdog as watchdog_module
+from alexnet.train.state import Job
+from alexnet.train.watchdog import watchdog
 
 GRACE = 30.0
 """Seconds between SIGTERM and SIGKILL where trainings are started by others (torchrun)."""

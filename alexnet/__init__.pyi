@@ -1,0 +1,39 @@
+from .analysis.features import extract_features as extract_features
+from .analysis.summary import Summary as Summary
+from .analysis.summary import summarize as summarize
+from .config import Settings as Settings
+from .config import override as override
+from .convert import ExportReport as ExportReport
+from .convert import ImportReport as ImportReport
+from .convert import export_run as export_run
+from .convert import import_weights as import_weights
+from .dataset import Dataset as Dataset
+from .demo import run_demo as run_demo
+from .doctor import Diagnosis as Diagnosis
+from .doctor import diagnose as diagnose
+from .errors import AlexnetError as AlexnetError
+from .errors import CheckpointError as CheckpointError
+from .errors import DataError as DataError
+from .errors import DivergedError as DivergedError
+from .errors import Interrupted as Interrupted
+from .errors import StorageError as StorageError
+from .errors import UsageError as UsageError
+from .errors import WorkerError as WorkerError
+from .evaluate import Evaluation as Evaluation
+from .evaluate import evaluate_run as evaluate_run
+from .kernels import accelerate as accelerate
+from .networks.registry import create_model as create_model
+from .networks.registry import list_models as list_models
+from .predict import Prediction as Prediction
+from .predict import predict_images as predict_images
+from .prepare import PrepareReport as PrepareReport
+from .prepare import prepare_dataset as prepare_dataset
+from .progress import Progress as Progress
+from .recipes import list_recipes as list_recipes
+from .recipes import recipe as recipe
+from .storage.run import Run as Run
+from .train import TrainReport as TrainReport
+from .train import train_model as train_model
+
+__version__: str
+__all__: list[str]

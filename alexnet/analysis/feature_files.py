@@ -1,0 +1,157 @@
+"""Features in files: plain .npy arrays or one .parquet table, written batch by batch."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.analysis.features import Features, Tapped, layer_shapes
+from alexnet.errors import DataError, UsageError
+from alexnet.predict import raise_error
+from alexnet.progress import SILENT, Progress
+from alexnet.storage.atomic import written_aside
+
+Shapes = dict[str, tuple[int, ...]]
+Write = Callable[[list[str], Features], None]
+"""Add the features of a batch to a file, with the names of its images."""
+
+
+@dataclass(frozen=True)
+class FeatureReport:
+    """What was written."""
+
+    images: int
+    layers: Shapes
+    """The shape of each layer's features, images first."""
+    files: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def write_features(
+    images: str | Path | Iterable[str | Path],
+    out: str | Path,
+    tapped: Tapped,
+    *,
+    on_bad: Callable[[DataError], None] = raise_error,
+    progress: Progress = SILENT,
+) -> FeatureReport:
+    """Write the features of files, or of all files in folders, to `out`.
+
+    `out`.npy is an array, images first; with several layers there is one for each, out-fc6.npy and
+    so on. The names of the images stand in out-images.txt, a JSON text on each line. `out`.parquet
+    is a table with a row for each image: its name, and for each layer a list of numbers.
+    A file that is no image goes to `on_bad`. Raises `DataError` where not one can be read.
+    """
+    path = Path(out)
+    if path.suffix not in _OPEN:
+        raise UsageError(f"{out} is neither a .npy nor a .parquet file")
+    shapes = {layer: layer_shapes(tapped.model)[layer] for layer in tapped.layers}
+    files, opened = _OPEN[path.suffix](path, shapes)
+    count = 0
+    bad: list[DataError] = []
+
+    def leave_out(error: DataError) -> None:
+        bad.append(error)
+        on_bad(error)
+
+    with opened as write:
+        for names, features in tapped.read(images, on_bad=leave_out, progress=progress):
+            write(names, features)
+            count += len(names)
+        if not count:
+            raise DataError(f"not one image can be read; the first: {bad[0]}")
+    sizes = {layer: (count, *shape) for layer, shape in shapes.items()}
+    return FeatureReport(count, sizes, tuple(map(str, files)))
+
+
+_Opened = tuple[list[Path], AbstractContextManager[Write]]
+
+
+def _npy(path: Path, shapes: Shapes) -> _Opened:
+    arrays = {
+        layer: path if len(shapes) == 1 else path.with_stem(f"{path.stem}-{layer}")
+        for layer in shapes
+    }
+    listing = path.with_name(f"{path.stem}-images.txt")
+
+    @contextmanager
+    def open_all() -> Iterator[Write]:
+        with ExitStack() as stack:
+            append = {
+                layer: stack.enter_context(_growing_array(arrays[layer], shapes[layer]))
+                for layer in shapes
+            }
+            aside = stack.enter_context(written_aside(listing))
+            lines = stack.enter_context(aside.open("w", encoding="utf-8"))
+
+            def write(names: list[str], features: Features) -> None:
+                lines.writelines(json.dumps(name) + "\n" for name in names)
+                for layer in shapes:
+                    append[layer](features[layer])
+
+            yield write
+
+    return [*arrays.values(), listing], open_all()
+
+
+@contextmanager
+def _growing_array(
+    path: Path, shape: tuple[int, ...]
+) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+    """Open a .npy file to which rows of `shape` are appended."""
+    count = 0
+
+    def append(rows: NDArray[np.float32]) -> None:
+        nonlocal count
+        file.write(rows.astype("<f4").tobytes())
+        count += len(rows)
+
+    def write_header() -> None:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, header)
+
+    with written_aside(path) as aside, aside.open("wb") as file:
+        write_header()
+        yield append
+        write_header()  # numpy's header has room for the count to grow
+
+
+def _parquet(path: Path, shapes: Shapes) -> _Opened:
+    if find_spec("pyarrow") is None:
+        raise UsageError(".parquet files need: pip install 'alexnet[parquet]'; .npy needs nothing")
+    pa = import_module("pyarrow")
+    writer = import_module("pyarrow.parquet").ParquetWriter
+    counts = {layer: math.prod(shape) for layer, shape in shapes.items()}
+    lists = [(layer, pa.list_(pa.float32(), counts[layer])) for layer in shapes]
+    metadata = {"alexnet_shapes": json.dumps(shapes)}
+    schema = pa.schema([("image", pa.string()), *lists], metadata=metadata)
+
+    @contextmanager
+    def open_table() -> Iterator[Write]:
+        def write(names: list[str], features: Features) -> None:
+            texts = [name.encode("utf-8", "backslashreplace").decode() for name in names]
+            columns = [
+                pa.FixedSizeListArray.from_arrays(features[layer].reshape(-1), counts[layer])
+                for layer in shapes
+            ]
+            table.write_batch(pa.record_batch([texts, *columns], schema=schema))
+
+        with written_aside(path) as aside, writer(aside, schema) as table:
+            yield write
+
+    return [path], open_table()
+
+
+_OPEN: dict[str, Callable[[Path, Shapes], _Opened]] = {".npy": _npy, ".parquet": _parquet}

@@ -1,0 +1,264 @@
+"""The network's table, measured on the live network: shapes, parameters, multiply-adds, neurons.
+
+Multiply-adds are counted as the field counts them for this paper: one for each weight at each
+output position, in the layers that learn; biases, pooling and normalisation are left out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from alexnet.errors import UsageError
+from alexnet.networks.initialization import start_of
+from alexnet.networks.layers import (
+    GroupedLinear,
+    Input,
+    LocallyConnected2d,
+    LocalResponseNorm,
+    PaperDropout,
+    SpatialResponseNorm,
+)
+from alexnet.networks.registry import create_model
+
+TYPES: dict[type[nn.Module], str] = {
+    Input: "Image",
+    nn.ZeroPad2d: "Zero Padding",
+    nn.Conv2d: "Convolution",
+    LocallyConnected2d: "Locally Connected",
+    nn.Linear: "Fully Connected",
+    GroupedLinear: "Fully Connected",
+    nn.MaxPool2d: "Max Pooling",
+    LocalResponseNorm: "Local Response Normalization",
+    SpatialResponseNorm: "Spatial Response Normalization",
+    nn.BatchNorm2d: "Batch Normalization",
+    PaperDropout: "Dropout",
+}
+ACTIVATIONS = ("ReLU", "Tanh", "Sigmoid", "Dropout")  # rows that act on the row before them
+
+Option = float | str
+CONSTANTS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.MaxPool2d: ("ceil_mode",),
+    LocalResponseNorm: ("size", "alpha", "beta", "k", "towers"),
+    SpatialResponseNorm: ("size", "alpha", "beta"),
+    nn.BatchNorm2d: ("eps", "momentum"),
+    nn.Dropout: ("p",),
+    PaperDropout: ("p",),
+}
+SCALED_IN = {nn.Dropout: "training", PaperDropout: "test"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the network; None stands for what a layer of its type does not have.
+
+    `output` is the shape without the batch: (channels, height, width) or (units,). `kernel` and
+    `stride` are (vertical, horizontal), `padding` is (top, bottom, left, right). `activation` names
+    the activation and dropout rows that directly follow. `inputs` are what one kernel or unit
+    reads: the maps of its group, or units. `options` holds the constants of normalisation, dropout
+    and pooling. `start` has the standard deviation ("std") of a layer's start weights and the
+    "bias"; None: they are PyTorch's own.
+    """
+
+    name: str
+    type: str
+    output: tuple[int, ...]
+    parameters: int
+    macs: int
+    kernel: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    padding: tuple[int, int, int, int] | None = None
+    groups: int | None = None
+    activation: str | None = None
+    inputs: int | None = None
+    options: dict[str, Option] = field(default_factory=dict)
+    start: dict[str, float] | None = None
+
+    @property
+    def neurons(self) -> int:
+        """Count the outputs of a layer that learns; 0 for other rows."""
+        return torch.Size(self.output).numel() if self.parameters else 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network's rows in the order of the forward pass, and their totals."""
+
+    model: str
+    input: tuple[int, ...]
+    layers: tuple[Row, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Count the weights and biases."""
+        return sum(row.parameters for row in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Count the multiply-adds of one image's forward pass."""
+        return sum(row.macs for row in self.layers)
+
+    @property
+    def neurons(self) -> int:
+        """Count the outputs of the layers that learn, the last one's included (paper, 3.5)."""
+        return sum(row.neurons for row in self.layers)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `alexnet summary --json` prints."""
+        return {
+            "model": self.model,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "neurons": self.neurons,
+            "input": self.input,
+            "layers": [asdict(row) for row in self.layers],
+        }
+
+
+def summarize(
+    model: nn.Module | str, num_classes: int = 1000, *, ablate: Mapping[str, str] | None = None
+) -> Summary:
+    """Measure a network, or the one of that name, which is then built without its memory.
+
+    `ablate` changes a network given by name: see `alexnet.create_model`. Raises `UsageError` for an
+    unknown name and for a network without an `Input` row.
+    """
+    if isinstance(model, str):
+        changes = ", ".join(f"{part}={kind}" for part, kind in (ablate or {}).items())
+        name = f"{model} ({changes})" if changes else model
+        network = build_without_memory(model, num_classes, ablate)
+    else:
+        name, network = type(model).__name__, model
+    shape = input_shape(network)
+    rows = [describe_row(*measured) for measured in forward_shapes(network, shape)]
+    return Summary(name, shape, tuple(with_activations(rows)))
+
+
+def build_without_memory(
+    name: str, num_classes: int, ablate: Mapping[str, str] | None = None
+) -> nn.Module:
+    """Build a network whose weights are neither drawn nor touched, so that they cost nothing."""
+    with torch.device("meta"):
+        network = create_model(name, num_classes, ablate=ablate)
+    # Not left on "meta", where not every operation runs; memory nobody writes is never handed out.
+    return network.to_empty(device="cpu")
+
+
+def input_shape(network: nn.Module) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images that `network` takes."""
+    for layer in network.modules():
+        if isinstance(layer, Input):
+            return layer.shape
+    raise UsageError(
+        "the network has no Input row (alexnet.networks.layers.Input) that tells its size"
+    )
+
+
+def forward_shapes(
+    network: nn.Module, shape: tuple[int, int, int]
+) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
+    """Run `network` and list each layer's name, module and output shape, in the order of running.
+
+    The batch is empty: it has every shape, costs nothing and draws no random numbers.
+    """
+    measured: list[tuple[str, nn.Module, tuple[int, ...]]] = []
+
+    def watch(name: str, layer: nn.Module) -> RemovableHandle:
+        def record(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            measured.append((name, layer, tuple(output.shape[1:])))
+
+        return layer.register_forward_hook(record)
+
+    weight = next(network.parameters())  # the images must be where the weights are
+    with torch.no_grad(), evaluating(network), ExitStack() as hooks:
+        for name, layer in network.named_modules():
+            if not list(layer.children()):
+                hooks.enter_context(watch(name, layer))
+        network(weight.new_empty((0, *shape)))
+    return measured
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put all layers in evaluation mode, where an empty batch leaves no trace, and back again."""
+    modes = [(layer, layer.training) for layer in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+def describe_row(name: str, layer: nn.Module, output: tuple[int, ...]) -> Row:
+    """Read off `layer` what its row in the table says; `output` is its shape without the batch."""
+    start = start_of(layer)
+    return Row(
+        name=name,
+        type=TYPES.get(type(layer), type(layer).__name__),
+        output=output,
+        parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        macs=multiply_adds(layer, output),
+        kernel=pair(getattr(layer, "kernel_size", None)),
+        stride=pair(getattr(layer, "stride", None)),
+        padding=sides(getattr(layer, "padding", None)),
+        groups=getattr(layer, "groups", None),
+        inputs=inputs(layer),
+        options=options(layer),
+        start=start._asdict() if start else None,
+    )
+
+
+def inputs(layer: nn.Module) -> int | None:
+    """Count what one kernel or unit of `layer` reads: maps, or units."""
+    total = getattr(layer, "in_channels", getattr(layer, "in_features", None))
+    return None if total is None else int(total) // int(getattr(layer, "groups", 1))
+
+
+def options(layer: nn.Module) -> dict[str, Option]:
+    """List the constants of `layer`; for dropout also when it scales, in training or at test."""
+    kind = type(layer)
+    found: dict[str, Option] = {name: getattr(layer, name) for name in CONSTANTS.get(kind, ())}
+    return {**found, "scaled_in": SCALED_IN[kind]} if kind in SCALED_IN else found
+
+
+def multiply_adds(layer: nn.Module, output: tuple[int, ...]) -> int:
+    """Count one image's multiply-adds: weights x the positions at which each of them is used."""
+    weight = getattr(layer, "weight", None)
+    if weight is None:
+        return 0
+    # A convolution's weights are used at each position of the map; all others are used once.
+    positions = torch.Size(output[1:]).numel() if isinstance(layer, nn.Conv2d) else 1
+    return int(weight.numel()) * positions
+
+
+def pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Write a size as (vertical, horizontal)."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def sides(padding: int | tuple[int, ...] | None) -> tuple[int, int, int, int] | None:
+    """Write a padding as (top, bottom, left, right), from any of the forms that layers keep."""
+    match padding:
+        case int(size):
+            return (size, size, size, size)
+        case (vertical, horizontal):
+            return (vertical, vertical, horizontal, horizontal)
+        case (left, right, top, bottom):  # the order of torch.nn.ZeroPad2d
+            return (top, bottom, left, right)
+    return None
+
+
+def with_activations(rows: Sequence[Row]) -> list[Row]:
+    """Note on each row which activation and dropout directly follow it ("ReLU + Dropout")."""
+    noted: list[Row] = []
+    for index, row in enumerate(rows):
+        following = takewhile(lambda after: after.type in ACTIVATIONS, rows[index + 1 :])
+        words = [] if row.type in ACTIVATIONS else [after.type for after in following]
+        noted.append(replace(row, activation=" + ".join(words) or None))
+    return noted

@@ -1,0 +1,1 @@
+"""Image files to pixels: decoding, JPEG headers, resizing, YUV 4:2:0."""

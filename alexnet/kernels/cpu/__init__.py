@@ -1,0 +1,1 @@
+"""Kernels for CPUs: numba for what lies between convolutions, oneDNN for convolutions."""

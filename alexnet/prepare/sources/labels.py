@@ -1,0 +1,180 @@
+"""The classes of ImageNet's validation images: from the devkit or from a label file.
+
+The archive of validation images is flat. The devkit's ground truth gives each image's
+ILSVRC2012_ID, a number that only the devkit's meta.mat turns into a WordNet id: it is *not* the
+position in the sorted ids that networks predict. So bare numbers are taken only with a devkit.
+"""
+
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from alexnet.errors import DataError
+from alexnet.prepare.sources.mat import MatError, read_structs
+from alexnet.prepare.sources.tar import BROKEN
+
+DEVKIT = "ILSVRC2012_devkit_t12"
+_META = "data/meta.mat"
+_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+_WNID = re.compile(r"n\d{8}")
+_MAX_DEVKIT_FILE_BYTES = 64 * 2**20
+_MAX_LABEL_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Devkit:
+    """What the devkit says: the WordNet id and title of each ILSVRC2012_ID, and the truth."""
+
+    path: Path
+    wnids: Mapping[int, str]
+    titles: Mapping[str, str]
+    truth: Sequence[str]  # WordNet ids of the validation images, in the order of their names
+
+
+@dataclass(frozen=True)
+class ValLabels:
+    """Where the labels of the validation images are: a label file, a devkit, or both."""
+
+    file: Path | None
+    devkit: Path | None
+
+    def titles(self) -> Mapping[str, str]:
+        """Return names for people by WordNet id; none without a devkit."""
+        return self._devkit.titles if self._devkit else {}
+
+    def label(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return the WordNet id of each image, given all names in sorted order."""
+        if self.file is not None:
+            return read_labels(self.file, names, self._devkit)
+        if self._devkit is None:
+            raise DataError(
+                f"ImageNet's validation archive holds no labels: put {DEVKIT}.tar.gz beside it, "
+                "or give the devkit or a label file"
+            )
+        _check_count(self._devkit.path, len(self._devkit.truth), len(names))
+        return dict(zip(names, self._devkit.truth, strict=True))
+
+    @cached_property
+    def _devkit(self) -> Devkit | None:
+        return None if self.devkit is None else read_devkit(self.devkit)
+
+
+def read_labels(path: Path, names: Sequence[str], devkit: Devkit | None) -> Mapping[str, str]:
+    """Read a label file: "NAME WNID" on each line, or one WNID a line in the order of the names.
+
+    Numbers in place of WNIDs are the devkit's ILSVRC2012_IDs. Raises DataError for anything that
+    does not fit `names` exactly, with the line.
+    """
+    try:
+        if path.stat().st_size > _MAX_LABEL_BYTES:
+            raise ValueError(f"it is longer than {_MAX_LABEL_BYTES:,} bytes")
+        text = path.read_text("utf-8-sig").rstrip()
+    except ValueError as error:
+        raise DataError(f"{path}: not a text file ({error})") from error
+    rows = [re.split(r"[\s,;]+", line.strip()) for line in text.splitlines()]
+    width = len(rows[0]) if rows else 0
+    for line, row in enumerate(rows, 1):
+        if len(row) != width or width > 2 or "" in row:
+            raise DataError(f'{path}:{line}: not "NAME WNID" or "WNID" as the first line is')
+    found = dict(zip(names, range(len(rows)), strict=False))
+    if width == 2:
+        found = _lines_by_name(path, [row[0] for row in rows], set(names))
+    _check_count(path, len(rows), len(names))
+    wnids = _wnids(path, [row[-1] for row in rows], devkit)
+    if devkit and rows[0][-1].isdecimal():
+        _compare(path, [wnids[found[name]] for name in names], devkit)
+    return {name: wnids[found[name]] for name in names}
+
+
+def _lines_by_name(path: Path, names: Sequence[str], known: set[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for line, name in enumerate(names):
+        base = name.rpartition("/")[2]
+        if base not in known:
+            raise DataError(f"{path}:{line + 1}: no validation image is named {base}")
+        if base in found:
+            raise DataError(f"{path}:{line + 1}: {base} stands on line {found[base] + 1} already")
+        found[base] = line
+    return found
+
+
+def _check_count(path: Path, labels: int, images: int) -> None:
+    if labels != images:
+        raise DataError(f"{path}: {labels:,} labels for {images:,} validation images")
+
+
+def _wnids(path: Path, labels: Sequence[str], devkit: Devkit | None) -> list[str]:
+    """Return WordNet ids for labels that are all ids, or all numbers of the devkit."""
+    numbers = bool(labels) and labels[0].isdecimal()
+    if numbers and devkit is None:
+        raise DataError(
+            f"{path} holds bare numbers: they may be ILSVRC2012_IDs or positions in sorted order, "
+            "from 0 or from 1, and a wrong guess mixes up all classes; give the devkit too, or a "
+            "file with WordNet ids"
+        )
+    wnids = []
+    for line, label in enumerate(labels, 1):
+        if numbers and devkit is not None:
+            wnid = devkit.wnids.get(int(label)) if label.isdecimal() else None
+        else:
+            wnid = label if _WNID.fullmatch(label) else None
+        if wnid is None:
+            kind = "an ILSVRC2012_ID of the devkit" if numbers else "a WordNet id such as n01440764"
+            raise DataError(f"{path}:{line}: {label!r} is not {kind}")
+        wnids.append(wnid)
+    return wnids
+
+
+def _compare(path: Path, wnids: Sequence[str], devkit: Devkit) -> None:
+    """Refuse numbers that contradict the devkit: they are counted in another way."""
+    if len(wnids) == len(devkit.truth):
+        differ = sum(a != b for a, b in zip(wnids, devkit.truth, strict=True))
+        if differ:
+            raise DataError(
+                f"{path}: {differ:,} of {len(wnids):,} numbers contradict the ground truth in "
+                f"{devkit.path}; they are no ILSVRC2012_IDs, or in another order"
+            )
+
+
+def read_devkit(path: Path) -> Devkit:
+    """Read the devkit, as the archive or the folder unpacked from it; raises DataError."""
+    meta, truth = _devkit_file(path, _META), _devkit_file(path, _TRUTH)
+    wnids, titles = _leaves(path, meta)
+    truth_wnids = []
+    for line, text in enumerate(truth.decode("ascii", "replace").split(), 1):
+        if not text.isdecimal() or int(text) not in wnids:
+            raise DataError(f"{path}: {_TRUTH}:{line}: {text!r} is no ILSVRC2012_ID of {_META}")
+        truth_wnids.append(wnids[int(text)])
+    return Devkit(path, wnids, titles, truth_wnids)
+
+
+def _devkit_file(path: Path, name: str) -> bytes:
+    try:
+        if path.is_dir():
+            with (path / name).open("rb") as file:
+                return file.read(_MAX_DEVKIT_FILE_BYTES)
+        with tarfile.open(path) as archive:
+            for info in archive:
+                if info.name.endswith(name) and info.isreg():
+                    member = archive.extractfile(info)
+                    return member.read(_MAX_DEVKIT_FILE_BYTES) if member else b""
+    except (*BROKEN, OSError) as error:
+        raise DataError(f"{path}: cannot be read as the devkit ({error})") from error
+    raise DataError(f"{path}: no {name} in it; give {DEVKIT}.tar.gz as published")
+
+
+def _leaves(path: Path, meta: bytes) -> tuple[dict[int, str], dict[str, str]]:
+    """Return WordNet ids and titles of the synsets that are classes: those without children."""
+    wnids, titles = {}, {}
+    try:
+        for synset in read_structs(meta, "synsets"):
+            if synset["num_children"].item() == 0:
+                wnid = str(synset["WNID"])
+                wnids[int(synset["ILSVRC2012_ID"].item())] = wnid
+                titles[wnid] = str(synset["words"])
+    except (MatError, KeyError, AttributeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: {_META} cannot be read ({error!r})") from error
+    return wnids, titles

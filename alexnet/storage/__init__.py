@@ -1,0 +1,1 @@
+"""Files on disk: whole writes, locks, untrusted files, checkpoints, metrics, run directories."""

@@ -1,0 +1,190 @@
+"""The run directory: everything that a training leaves, and all that is needed to use its network.
+
+    run.json             what it is: model, classes, settings, preprocessing, data, versions
+    mean_image.npy       (size, size, 3) float32, 0-255
+    metrics.jsonl        one JSON object per logged step and per epoch
+    checkpoints.json     which checkpoints there are, with SHA-256, and which is last and best
+    checkpoints/         step-00000480.safetensors: weights, optimiser, position
+
+Nothing here can execute code when it is read: JSON, plain arrays and safetensors only.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from alexnet.config import Settings
+from alexnet.dataset import Dataset
+from alexnet.errors import AlexnetError, CheckpointError, StorageError, UsageError
+from alexnet.networks.registry import create_model
+from alexnet.storage import checkpoint
+from alexnet.storage.atomic import flush, write_text
+from alexnet.storage.metrics_log import read_metrics
+from alexnet.storage.untrusted import map_array, parse_json
+from alexnet.transforms import Preprocessing
+
+FORMAT, VERSION = "alexnet-run", 1
+
+
+class Run:
+    """An opened run directory; use `Run.open` or `Run.create`."""
+
+    def __init__(self, path: Path, info: dict[str, Any], preprocessing: Preprocessing) -> None:
+        self.path = path
+        self.info = info
+        self.preprocessing = preprocessing
+        self.settings = Settings.from_json(info["settings"])
+        self.model_name: str = info["model"]
+        self.classes: list[str] = info["classes"]
+        self.titles: list[str] = info["titles"]
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Tell whether there is a run at `path`."""
+        return (Path(path) / "run.json").is_file()
+
+    @classmethod
+    def create(
+        cls, path: str | Path, data: Dataset, settings: Settings, crop: int, note: dict[str, Any]
+    ) -> "Run":
+        """Make a new run directory for training on `data`; `note` is kept in run.json.
+
+        Raises `UsageError` where there is a run with a checkpoint, `StorageError` where none can be
+        written.
+        """
+        if cls.exists(path) and checkpoint.read_manifest(Path(path))["checkpoints"]:
+            raise UsageError(
+                f"{path} already holds a training: add --resume to go on with it, "
+                f"or name another directory"
+            )
+        preprocessing = Preprocessing(
+            size=data.size,
+            crop=crop,
+            mean_image=torch.from_numpy(np.array(data.mean_image)).permute(2, 0, 1),
+            color_std=tuple(data.color_std),
+            color_vectors=tuple(map(tuple, data.color_vectors)),
+            resize=data.resize,
+        )
+        note = {"data": {"path": str(data.path), "fingerprint": data.fingerprint}, **note}
+        return cls.write(path, settings, data.classes, data.titles, preprocessing, note)
+
+    @classmethod
+    def write(
+        cls,
+        path: str | Path,
+        settings: Settings,
+        classes: Sequence[str],
+        titles: Sequence[str],
+        preprocessing: Preprocessing,
+        note: dict[str, Any],
+    ) -> "Run":
+        """Write run.json, with `note` in it, and the mean image of a run without checkpoints.
+
+        `note` has at least "data": path and fingerprint of what the network was trained on.
+        Raises `StorageError` where that cannot be written.
+        """
+        path = Path(path)
+        info = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": settings.model,
+            "classes": list(classes),
+            "titles": list(titles),
+            "preprocessing": preprocessing.as_json(),
+            "settings": settings.as_json(),
+            "versions": versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **note,
+        }
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            mean_image = preprocessing.mean_image.permute(1, 2, 0).numpy()
+            np.save(path / "mean_image.npy", np.ascontiguousarray(mean_image, np.float32))
+            flush(path / "mean_image.npy")  # before run.json, which says that it is there
+            write_text(path / "run.json", json.dumps(info, indent=2) + "\n")
+        except OSError as error:
+            raise StorageError(f"cannot write the run directory {path}: {error.strerror}") from None
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """Open a run directory. Raises `CheckpointError` where there is none that can be read."""
+        path = Path(path)
+        if not cls.exists(path):
+            raise CheckpointError(f"{path} is not a run directory: it has no run.json")
+        try:
+            info = parse_json((path / "run.json").read_text(encoding="utf-8"))
+            if info["format"] != FORMAT or info["version"] > VERSION:
+                raise CheckpointError(
+                    f"{path}/run.json is {info['format']} version {info['version']}; this alexnet "
+                    f"{version('alexnet')} reads {FORMAT} up to version {VERSION}: update it"
+                )
+            mean_image = np.array(map_array(path / "mean_image.npy"), np.float32)
+            _check(info, mean_image)
+            mean = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous()
+            return cls(path, info, Preprocessing.from_json(info["preprocessing"], mean))
+        except CheckpointError:
+            raise
+        except (ValueError, KeyError, TypeError, OSError, AlexnetError) as error:
+            raise CheckpointError(f"{path} cannot be read as a run: {error!r}") from None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl; those of a whole epoch have a `val_loss` entry."""
+        return read_metrics(self.path / "metrics.jsonl")
+
+    def new_model(self) -> nn.Sequential:
+        """Build this run's network with fresh weights."""
+        return create_model(self.model_name, len(self.classes), ablate=self.settings.ablate)
+
+    def load_model(
+        self, device: torch.device | str = "cpu", which: checkpoint.Which = "best"
+    ) -> nn.Sequential:
+        """Return the trained network in evaluation mode, its weights checked and on `device`.
+
+        `which` is the checkpoint with the lowest validation error ("best") or the newest ("last").
+        """
+        model, _ = self.load(which)
+        return model.to(device)
+
+    def load(self, which: checkpoint.Which = "best") -> tuple[nn.Sequential, checkpoint.Saved]:
+        """Return the trained network on the CPU, as `load_model` does, and where it comes from."""
+        with torch.device("meta"):  # no weights are drawn, only to be replaced
+            model = self.new_model()
+        saved = checkpoint.load(self.path, which, prefix=checkpoint.MODEL)
+        checkpoint.load_weights(model, saved)
+        return model.eval(), saved
+
+
+def _check(info: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
+    """Refuse a description that contradicts itself; raises `ValueError` or `TypeError`."""
+    size, crop = info["preprocessing"]["size"], info["preprocessing"]["crop"]
+    if not isinstance(size, int) or not isinstance(crop, int) or not 0 < crop <= size:
+        raise ValueError(f"a crop of {crop} from images of side {size}")
+    if mean_image.shape != (size, size, 3):
+        raise ValueError(f"a mean image of shape {mean_image.shape} for images of side {size}")
+    for names in (info["classes"], info["titles"]):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("classes that are no names")
+    if not 0 < len(info["classes"]) == len(info["titles"]):
+        raise ValueError(f"{len(info['titles'])} titles for {len(info['classes'])} classes")
+
+
+def versions() -> dict[str, str]:
+    """Name the software that a result came from."""
+    return {
+        "alexnet": version("alexnet"),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": sys.platform,
+    }
