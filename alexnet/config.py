@@ -97,7 +97,7 @@ class Settings:
 
     flip: bool = True
     """Mirror half of the training images (P 4.1)."""
-    min_crop: float = 0.0
+    min_crop_scale: float = 0.0
     """Smallest side of a random window, as a fraction of the image's side; windows up to the whole
     image are scaled to the crop. 0: windows of the crop's own size, not scaled (P 4.1)."""
     lighting: float = 0.1
@@ -130,7 +130,9 @@ class Settings:
             _require(0 <= value < math.inf, name, "a number, not below 0", value)
         for name in ("seed", "max_drops", "checkpoint_steps", "watchdog_seconds"):
             _require(getattr(self, name) >= 0, name, "not below 0", getattr(self, name))
-        _require(0 <= self.min_crop <= 1, "min_crop", "from 0 to 1", self.min_crop)
+        _require(
+            0 <= self.min_crop_scale <= 1, "min_crop_scale", "from 0 to 1", self.min_crop_scale
+        )
         for name, kind in get_type_hints(Settings).items():
             if get_origin(kind) is Literal:
                 choices = ", ".join(get_args(kind))

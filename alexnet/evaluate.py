@@ -17,13 +17,13 @@ from alexnet.device import autocast, keep_memory, pick_device
 from alexnet.errors import DataError
 from alexnet.loader import read_ahead
 from alexnet.progress import SILENT, Progress
-from alexnet.storage.checkpoint import Which
+from alexnet.storage.checkpoint import CheckpointName
 from alexnet.storage.metrics_log import confusion_matrix, ranks
 from alexnet.storage.run import Run
 from alexnet.train.processes import ALONE, Accelerate, Team
 from alexnet.transforms import Preprocessing, take_view, views
 
-BATCH_SIZE = 128
+EVALUATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,11 @@ def evaluate_split(
     Each is a network and its preprocessing, on the same device. Probabilities are averaged, as for
     the paper's "5 CNNs" (section 6.1). The ranks of a `team` share the images of each batch.
     """
-    sizes = [min(BATCH_SIZE, len(split) - at) for at in range(0, len(split), BATCH_SIZE)]
+    sizes = [
+        min(EVALUATION_BATCH, len(split) - at) for at in range(0, len(split), EVALUATION_BATCH)
+    ]
     shares = [
-        np.arange(BATCH_SIZE * number, BATCH_SIZE * number + size)[team.share(size)]
+        np.arange(EVALUATION_BATCH * number, EVALUATION_BATCH * number + size)[team.share(size)]
         for number, size in enumerate(sizes)
     ]
     modes = [model.training for model, _ in members]
@@ -118,7 +120,7 @@ def evaluate_run(
     *,
     views: int = 1,
     split: str = "val",
-    which: Which = "best",
+    which: CheckpointName = "best",
     device: str = "auto",
     progress: Progress = SILENT,
     accelerate: Accelerate | None = None,

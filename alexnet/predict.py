@@ -20,11 +20,11 @@ from alexnet.evaluate import log_probabilities
 from alexnet.images.decode import ImageError, Pixels, Resize, load_square
 from alexnet.loader import read_ahead
 from alexnet.progress import SILENT, Progress
-from alexnet.storage.checkpoint import Which
+from alexnet.storage.checkpoint import CheckpointName
 from alexnet.storage.run import Run
 from alexnet.train.processes import ALONE, Accelerate
 
-BATCH_SIZE = 32
+PREDICTION_BATCH = 32
 WORTH_ACCELERATING = 64
 """Images from which the second that it takes to load compiled kernels is won back on a CPU."""
 
@@ -54,7 +54,7 @@ def predict_images(  # noqa: PLR0913 - each is a decision of its own
     *,
     top: int = 5,
     views: int = 1,
-    which: Which = "best",
+    which: CheckpointName = "best",
     device: str = "auto",
     on_bad: Callable[[DataError], None] = raise_error,
     progress: Progress = SILENT,
@@ -76,7 +76,9 @@ def predict_images(  # noqa: PLR0913 - each is a decision of its own
     model = ALONE.network(network, accelerate if len(files) >= WORTH_ACCELERATING else None)
     preprocessing = opened.preprocessing.to(place)
     predictions: list[Prediction] = []
-    batches = [files[start : start + BATCH_SIZE] for start in range(0, len(files), BATCH_SIZE)]
+    batches = [
+        files[start : start + PREDICTION_BATCH] for start in range(0, len(files), PREDICTION_BATCH)
+    ]
     read = partial(load_files, size=preprocessing.size, resize=preprocessing.resize)
     with progress.task("predict", len(files), "images") as advance:
         for loaded in read_ahead(read, batches):

@@ -31,7 +31,7 @@ def small() -> Settings:
         schedule="cosine",
         warmup_epochs=1.0,
         init="he",
-        min_crop=0.6,
+        min_crop_scale=0.6,
         label_smoothing=0.1,
     )
 

@@ -116,7 +116,7 @@ BLOCKS = 2**40
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentParams:
     """The random choices for a batch of N images, drawn before any pixel is touched."""
 
     top: NDArray[np.float64]
@@ -126,18 +126,18 @@ class Draws:
     flip: NDArray[np.bool_]
     """(N,) whether to mirror."""
     zoom: NDArray[np.float64]
-    """(N,) side of the window as a fraction of the image's side; unused where min_crop is 0."""
+    """(N,) side of the window as a fraction of the image's side; unused where min_crop_scale is 0."""
     shift: NDArray[np.float32]
     """(N, 3) what to add to red, green and blue."""
 
 
-def draw(
+def sample_augment(
     settings: Settings,
     preprocessing: Preprocessing,
     epoch: int,
     images: NDArray[np.int64],
     first: int = 0,
-) -> Draws:
+) -> AugmentParams:
     """Draw the augmentation of `images` (their indices in the split) in `epoch`.
 
     `first` is how many images the epoch has had before: where `crop_block` images in a row share
@@ -153,27 +153,27 @@ def draw(
         blocks = (first + np.arange(len(images))) // settings.crop_block
         numbers = randomness.uniforms(settings.seed, epoch, BLOCKS + blocks, 4)
     shift = (amounts * np.array(preprocessing.color_std)) @ np.array(preprocessing.color_vectors).T
-    return Draws(
+    return AugmentParams(
         top=numbers[:, 0],
         left=numbers[:, 1],
         flip=(numbers[:, 2] < 0.5) & settings.flip,
-        zoom=settings.min_crop + numbers[:, 3] * (1 - settings.min_crop),
+        zoom=settings.min_crop_scale + numbers[:, 3] * (1 - settings.min_crop_scale),
         shift=shift.astype(np.float32),
     )
 
 
 def augment(
-    images: Tensor, draws: Draws, preprocessing: Preprocessing, settings: Settings
+    images: Tensor, draws: AugmentParams, preprocessing: Preprocessing, settings: Settings
 ) -> Tensor:
     """Apply `draws` to (N, size, size, 3) uint8 images: (N, 3, crop, crop) float32."""
-    cut = _scaled_windows if settings.min_crop else _windows
+    cut = _scaled_windows if settings.min_crop_scale else _windows
     shift = torch.from_numpy(draws.shift).to(images.device)
     pixels = cut(images, draws, preprocessing.crop)  # new, so it can be changed in its place
     pixels.sub_(preprocessing.mean).add_(shift[:, :, None, None])
     return pixels / (1 + settings.lighting) if settings.lighting_rescale else pixels
 
 
-def _windows(images: Tensor, draws: Draws, crop: int) -> Tensor:
+def _windows(images: Tensor, draws: AugmentParams, crop: int) -> Tensor:
     """Cut windows of the crop's own size, each at its own whole pixel: 33 places for 224 in 256."""
     places = images.shape[1] - crop + 1
     top, left = (np.floor(x * places).astype(np.int64) for x in (draws.top, draws.left))
@@ -204,7 +204,7 @@ def _windows_one_by_one(
     return out
 
 
-def _scaled_windows(images: Tensor, draws: Draws, crop: int) -> Tensor:
+def _scaled_windows(images: Tensor, draws: AugmentParams, crop: int) -> Tensor:
     """Cut windows of any size and place, and scale them to the crop, bilinearly."""
     room = 1 - draws.zoom
     mirror = np.where(draws.flip, -1.0, 1.0)

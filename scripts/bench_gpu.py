@@ -34,7 +34,7 @@ from alexnet.networks.registry import create_model, input_shape
 from alexnet.optim import PaperSGD, he_initialize, make_optimizer
 from alexnet.progress import Silent
 from alexnet.storage.run import Run
-from alexnet.transforms import Preprocessing, augment, draw
+from alexnet.transforms import Preprocessing, augment, sample_augment
 
 Step = Callable[[], object]
 Result = dict[str, Any]
@@ -191,7 +191,7 @@ class PlainTraining:
         """Make one step; return its loss."""
         self.count += 1
         numbers = next_numbers(self.settings, self.count, len(self.images))
-        draws = draw(self.settings, self.preprocessing, self.count, numbers)
+        draws = sample_augment(self.settings, self.preprocessing, self.count, numbers)
         chosen = self.images[torch.from_numpy(numbers).to(self.scale.device)]
         inputs = augment(chosen, draws, self.preprocessing, self.settings)
         if self.channels_last:
@@ -233,7 +233,7 @@ class FastTraining:
         """Make one step; return its loss."""
         self.count += 1
         numbers = next_numbers(self.settings, self.count, len(self.images))
-        draws = draw(self.settings, self.preprocessing, self.count, numbers)
+        draws = sample_augment(self.settings, self.preprocessing, self.count, numbers)
         return self.captured(numbers, draws, self.labels[numbers], self.count)[0]
 
 
@@ -507,16 +507,16 @@ def block_rates(scale: Scale, shape: tuple[int, ...], block: Any, run: Any) -> R
 
 def convolutions(scale: Scale) -> Result:
     """Run conv1 and the grouped convolutions forward and backward, in each form there is."""
-    from alexnet.kernels.convolutions import Forms
+    from alexnet.kernels.convolutions import ConvAlgorithm
 
     model = channels_last(new_model(scale).bfloat16())
     large = scale.device.type == "cuda"
     sides = {"conv1": 227, "conv2": 27, "conv4": 13, "conv5": 13} if large else {"conv2": 13}
-    common = {"as it is": Forms(channels_last=True), "contiguous": Forms()}
-    first = {"rearranged": Forms(channels_last=True, unshuffle=True)}
+    common = {"as it is": ConvAlgorithm(channels_last=True), "contiguous": ConvAlgorithm()}
+    first = {"rearranged": ConvAlgorithm(channels_last=True, unshuffle=True)}
     grouped = {
-        "split": Forms(channels_last=True, groups="split"),
-        "filled": Forms(channels_last=True, groups="filled"),
+        "split": ConvAlgorithm(channels_last=True, groups="split"),
+        "filled": ConvAlgorithm(channels_last=True, groups="filled"),
     }
     return {
         f"{name}, batch {batch}, {kind}": result_of(
@@ -528,7 +528,7 @@ def convolutions(scale: Scale) -> Result:
     }
 
 
-def convolution_rate(scale: Scale, layer: Any, form: Any, sizes: tuple[int, int]) -> Result:
+def convolution_rate(scale: Scale, layer: Any, pixel_format: Any, sizes: tuple[int, int]) -> Result:
     """Return images per second of one convolution, forward and backward; conv1 gives no gradient
     to its input."""
     from alexnet.kernels.convolutions import convolve
@@ -538,9 +538,11 @@ def convolution_rate(scale: Scale, layer: Any, form: Any, sizes: tuple[int, int]
     x = torch.randn(shape, device=scale.device, dtype=torch.bfloat16)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_(layer.in_channels > 3)
     wanted = [layer.weight, x] if x.requires_grad else [layer.weight]
-    gradient = torch.randn_like(convolve(x, layer, form))
+    gradient = torch.randn_like(convolve(x, layer, pixel_format))
     return timed(
-        scale, lambda: torch.autograd.grad(convolve(x, layer, form), wanted, gradient), batch
+        scale,
+        lambda: torch.autograd.grad(convolve(x, layer, pixel_format), wanted, gradient),
+        batch,
     )
 
 

@@ -34,7 +34,7 @@ from alexnet.prepare import prepare_dataset  # noqa: E402
 from alexnet.progress import SILENT  # noqa: E402
 from alexnet.recipes import recipe  # noqa: E402
 from alexnet.storage.run import versions  # noqa: E402
-from alexnet.train.hints import Reading  # noqa: E402
+from alexnet.train.hints import StepLoss  # noqa: E402
 from alexnet.train.processes import ALONE  # noqa: E402
 from alexnet.train.state import Job, open_job, open_run  # noqa: E402
 from alexnet.train.step import open_steps  # noqa: E402
@@ -68,7 +68,7 @@ def make_job(folder: Path, model: str, name: str, batch: int) -> Job:
 def check_step(job: Job, look: Callable[[], None], indices: NDArray[np.int64]) -> None:
     """Do again all that a step does only to be safe."""
     norm = job.team.gradient_norm(job.model)
-    reading = Reading(job.position.epoch, job.position.step, indices)
+    reading = StepLoss(job.position.epoch, job.position.step, indices)
     job.readings.add(reading, torch.tensor(1.0), norm)
     job.readings.take(wait=True)
     look()

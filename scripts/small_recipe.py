@@ -23,7 +23,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "conv1 at the full rate": {"layer_lr": {}},
     "SGD, lr 0.01, for AdamW": {"optimizer": "sgd", "lr": 0.01, "weight_decay": 0.0005},
     "batches of 128": {"batch_size": 128},
-    "windows of the crop's size": {"min_crop": 0.0},
+    "windows of the crop's size": {"min_crop_scale": 0.0},
     "no label smoothing": {"label_smoothing": 0.0},
 }
 

@@ -28,8 +28,8 @@ from alexnet.errors import AlexnetError
 from alexnet.evaluate import Evaluation, evaluate_split
 from alexnet.networks.layers import Input, PaperDropout
 from alexnet.networks.registry import create_model
-from alexnet.parallel import Call, join, launching, train_rank
-from alexnet.parallel.ranks import Ranks
+from alexnet.parallel import TrainingSpec, join, launching, train_rank
+from alexnet.parallel.ranks import DistributedProcesses
 from alexnet.storage import checkpoint
 from alexnet.storage.run import Run
 from alexnet.train import step
@@ -84,7 +84,7 @@ class Pool:
         self._processes, self._pipes = zip(*(start(serve) for _ in range(size)), strict=True)
 
     def run(self, ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Call `work(*arguments)` in so many processes and return what each returned."""
+        """TrainingSpec `work(*arguments)` in so many processes and return what each returned."""
         for pipe, environment in zip(self._pipes, meeting(ranks), strict=False):
             pipe.send((work, arguments, environment))
         answers = [pipe.recv() for pipe in self._pipes[:ranks]]
@@ -143,7 +143,7 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class RankResult:
     """What came of a case: on rank 0 everything whole."""
 
     losses: list[float]
@@ -153,7 +153,7 @@ class Outcome:
     report: list[dict[str, Any]]
 
 
-def make_steps(team: Team, case: Case) -> Outcome:
+def make_steps(team: Team, case: Case) -> RankResult:
     """Make the steps of `case` as the loop does, with plain SGD."""
     whole = case.build()
     assert isinstance(whole[0], Input)
@@ -178,16 +178,16 @@ def make_steps(team: Team, case: Case) -> Outcome:
     learnt = dict(model.named_parameters())
     gradients = {f"model.{name}": p.grad for name, p in learnt.items() if p.grad is not None}
     weights = {f"model.{name}": p.detach() for name, p in learnt.items()}
-    report = team.report() if isinstance(team, Ranks) else []
-    return Outcome(losses, team.whole(gradients), team.whole(weights), float(norm), report)
+    report = team.report() if isinstance(team, DistributedProcesses) else []
+    return RankResult(losses, team.whole(gradients), team.whole(weights), float(norm), report)
 
 
-def steps_alone(case: Case) -> Outcome:
+def steps_alone(case: Case) -> RankResult:
     """Make the steps of `case` in this process."""
     return make_steps(ALONE, case)
 
 
-def steps_as_rank(mode: str, case: Case) -> Outcome:
+def steps_as_rank(mode: str, case: Case) -> RankResult:
     """Make the steps of `case` as one of several ranks."""
     with join(mode, device="cpu", timeout=60) as team:
         return make_steps(team, case)
@@ -237,7 +237,7 @@ def train_as_rank(mode: str, data: Path, run: Path, settings: Settings, stop: in
     return "done"
 
 
-def team_is_gone(call: Call) -> bool:
+def team_is_gone(call: TrainingSpec) -> bool:
     """Train as a rank, and tell whether nothing is left of its team when that has ended."""
     teams: list[weakref.ref[Team]] = []
 
@@ -319,7 +319,7 @@ def rank_that_hangs(model: nn.Sequential) -> nn.Module:
     return Failing(model, hang, 7, True)
 
 
-def rank_as_started(pipe: Connection, call: Call, environment: dict[str, str]) -> None:
+def rank_as_started(pipe: Connection, call: TrainingSpec, environment: dict[str, str]) -> None:
     """Train as a rank that torchrun has started, and say how it ended."""
     os.environ.update(environment)
     try:

@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 
 from alexnet.dataset import Dataset, Split
 from alexnet.errors import UsageError
-from alexnet.train import image_cache as cache
+from alexnet.images import yuv420
+from alexnet.images.yuv420 import from_yuv420, to_yuv420
 from alexnet.train.image_cache import (
+    CachePlan,
     Images,
-    Plan,
     free_device_memory,
     free_host_memory,
-    from_yuv420,
     image_bytes,
     open_images,
     plan_cache,
-    to_yuv420,
 )
 
 CPU = torch.device("cpu")
@@ -52,7 +51,7 @@ def count_reads(split: Split, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("place", ["none", "host", "device"])
 def test_every_place_gives_the_images_asked_for(train: Split, place: str) -> None:
     # On a CPU "device memory" is ordinary memory, but what runs is the same.
-    plan = Plan(place, "rgb", 0)  # type: ignore[arg-type]
+    plan = CachePlan(place, "rgb", 0)  # type: ignore[arg-type]
     images = Images(train, CPU, plan)
     order = np.random.default_rng(0).permutation(len(train))
     for _ in range(2):  # from the disk, then from memory
@@ -66,7 +65,7 @@ def test_every_place_gives_the_images_asked_for(train: Split, place: str) -> Non
 def test_an_image_is_read_from_the_disk_once(
     train: Split, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = Images(train, CPU, Plan(place, "rgb", 0))  # type: ignore[arg-type]
+    images = Images(train, CPU, CachePlan(place, "rgb", 0))  # type: ignore[arg-type]
     seen = count_reads(train, monkeypatch)
     images.read(np.array([3, 5]))
     images.read(np.array([5, 7, 3]))
@@ -76,7 +75,7 @@ def test_an_image_is_read_from_the_disk_once(
 def test_without_a_cache_images_are_read_each_time(
     train: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = Images(train, CPU, Plan("none"))
+    images = Images(train, CPU, CachePlan("none"))
     seen = count_reads(train, monkeypatch)
     images.read(np.array([3, 5]))
     images.read(np.array([3]))
@@ -84,13 +83,13 @@ def test_without_a_cache_images_are_read_each_time(
 
 
 def test_an_image_twice_in_a_batch_comes_twice(train: Split) -> None:
-    images = Images(train, CPU, Plan("device", "rgb", 0))
+    images = Images(train, CPU, CachePlan("device", "rgb", 0))
     batch = images.read(np.array([2, 2, 1]))
     assert np.array_equal(batch.numpy(), train.read([2, 2, 1]))
 
 
 def test_threads_end_when_batches_are_left_early(train: Split) -> None:
-    images, before = Images(train, CPU, Plan("none")), threading.active_count()
+    images, before = Images(train, CPU, CachePlan("none")), threading.active_count()
     batches = images.batches([np.array([i]) for i in range(20)])
     next(batches)
     batches.close()  # type: ignore[attr-defined]
@@ -101,21 +100,21 @@ def test_halved_colour_is_what_a_place_with_half_the_room_gives(train: Split) ->
     indices = np.arange(8)
     pixels = torch.from_numpy(train.read(indices))
     for place in ("host", "device"):
-        images = Images(train, CPU, Plan(place, "yuv420", 0))
+        images = Images(train, CPU, CachePlan(place, "yuv420", 0))
         assert torch.equal(images.read(indices), from_yuv420(to_yuv420(pixels), 32))
 
 
-@pytest.mark.parametrize("form", ["rgb", "yuv420"])
+@pytest.mark.parametrize("pixel_format", ["rgb", "yuv420"])
 @pytest.mark.parametrize("place", ["device", "host", "none"])
 def test_who_unpacks_images_gets_their_bytes_where_they_are(
-    train: Split, place: str, form: str
+    train: Split, place: str, pixel_format: str
 ) -> None:
-    images = Images(train, CPU, Plan(place, form, 0))  # type: ignore[arg-type]
+    images = Images(train, CPU, CachePlan(place, pixel_format, 0))  # type: ignore[arg-type]
     requests = [np.array([4, 1]), np.array([1, 9, 2])]
-    store = images.store_for(3)
+    store = images.batch_buffer(3)
     for indices, arrived in zip(requests, images.arrivals(requests), strict=True):
         pixels = torch.from_numpy(train.read(indices))
-        expected = pixels.flatten(1) if form == "rgb" else to_yuv420(pixels)
+        expected = pixels.flatten(1) if pixel_format == "rgb" else to_yuv420(pixels)
         assert torch.equal(arrived.rows[arrived.at], expected)
         assert torch.equal(images.unpack(arrived), images.read(indices))
         assert arrived.rows.shape[1:] == store.shape[1:]
@@ -126,20 +125,20 @@ def test_who_unpacks_images_gets_their_bytes_where_they_are(
 
 
 def test_the_first_place_with_room_is_taken() -> None:
-    def chosen(device: float, host: float, cache: str = "auto", side: int = 256) -> Plan:
+    def chosen(device: float, host: float, cache: str = "auto", side: int = 256) -> CachePlan:
         free = {"device": int(device * GB), "host": int(host * GB)}
         return plan_cache(1_281_167, side, cache, free)  # type: ignore[arg-type]
 
     # ImageNet: 1,281,167 x 256 x 256 x 3 = 251,887,681,536 bytes, and half of that.
-    assert chosen(252, 0) == Plan("device", "rgb", 251_887_681_536)
-    assert chosen(251, 999) == Plan("device", "yuv420", 125_943_840_768)
-    assert chosen(125, 252) == Plan("host", "rgb", 251_887_681_536)
-    assert chosen(125, 126) == Plan("host", "yuv420", 125_943_840_768)
-    assert chosen(125, 125) == Plan("none")
+    assert chosen(252, 0) == CachePlan("device", "rgb", 251_887_681_536)
+    assert chosen(251, 999) == CachePlan("device", "yuv420", 125_943_840_768)
+    assert chosen(125, 252) == CachePlan("host", "rgb", 251_887_681_536)
+    assert chosen(125, 126) == CachePlan("host", "yuv420", 125_943_840_768)
+    assert chosen(125, 125) == CachePlan("none")
     assert chosen(999, 999, "host").place == "host"
-    assert chosen(999, 999, "none") == Plan("none")
+    assert chosen(999, 999, "none") == CachePlan("none")
     # An odd side has no 2 x 2 pixels at its edge.
-    assert chosen(200, 0, side=255) == Plan("none")
+    assert chosen(200, 0, side=255) == CachePlan("none")
 
 
 def test_a_place_that_is_asked_for_and_too_small_is_an_error() -> None:
@@ -153,15 +152,15 @@ def test_an_unknown_place_is_an_error() -> None:
 
 
 def test_plans_say_what_they_are() -> None:
-    assert Plan("none").describe() == "images from the disk, read ahead"
-    assert Plan("host", "rgb", 2 * GB).describe() == "images in host memory, 2.0 GB"
-    text = Plan("device", "yuv420", 126 * GB).describe()
+    assert CachePlan("none").describe() == "images from the disk, read ahead"
+    assert CachePlan("host", "rgb", 2 * GB).describe() == "images in host memory, 2.0 GB"
+    text = CachePlan("device", "yuv420", 126 * GB).describe()
     assert text == "images in device memory, colour halved (YUV 4:2:0), 126.0 GB"
 
 
 def test_a_small_set_is_kept_in_host_memory_on_a_cpu(train: Split) -> None:
     images = open_images(train, CPU)
-    assert images.plan == Plan("host", "rgb", 39 * 32 * 32 * 3)
+    assert images.plan == CachePlan("host", "rgb", 39 * 32 * 32 * 3)
     assert len(images) == 39
     assert free_device_memory(CPU) == 0
 
@@ -265,16 +264,16 @@ def test_on_a_cpu_compiled_loops_give_the_same_bits(kind: str, side: int) -> Non
     rows = rows_of(kind, side)
     pixels = from_yuv420(rows, side)
     assert pixels.dtype == torch.uint8
-    assert torch.equal(pixels, cache._from_yuv420_by_torch(rows, side))
+    assert torch.equal(pixels, yuv420._from_yuv420_by_torch(rows, side))
     colours = rows_of(kind, 2 * side)[:, : side * side * 3].reshape(3, side, side, 3)
     for given in (pixels, colours, colours.transpose(1, 2)):
-        assert torch.equal(to_yuv420(given), cache._to_yuv420_by_torch(given))
+        assert torch.equal(to_yuv420(given), yuv420._to_yuv420_by_torch(given))
 
 
 def test_compiled_loops_take_what_lies_in_memory_with_gaps() -> None:
     wide = torch.cat([rows_of("random", 8), rows_of("extreme", 8)], 1)
     rows = wide[:, :96]
-    assert torch.equal(from_yuv420(rows, 8), cache._from_yuv420_by_torch(rows, 8))
+    assert torch.equal(from_yuv420(rows, 8), yuv420._from_yuv420_by_torch(rows, 8))
     assert from_yuv420(rows[:0], 8).shape == (0, 8, 8, 3)
     assert to_yuv420(torch.empty((0, 8, 8, 3), dtype=torch.uint8)).shape == (0, 96)
 
@@ -284,8 +283,8 @@ def test_compiled_loops_are_taken_where_they_can_be_imported(
     there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(cache, "_to_yuv420_by_torch", lambda _: calls.append("to"))
-    monkeypatch.setattr(cache, "_from_yuv420_by_torch", lambda *_: calls.append("from"))
+    monkeypatch.setattr(yuv420, "_to_yuv420_by_torch", lambda _: calls.append("to"))
+    monkeypatch.setattr(yuv420, "_from_yuv420_by_torch", lambda *_: calls.append("from"))
     if not there:
         monkeypatch.setitem(sys.modules, "alexnet.images.yuv420_loops", None)
     to_yuv420(torch.zeros((1, 4, 4, 3), dtype=torch.uint8))
@@ -295,9 +294,9 @@ def test_compiled_loops_are_taken_where_they_can_be_imported(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("place", ["none", "host", "device"])
-@pytest.mark.parametrize("form", ["rgb", "yuv420"])
-def test_a_gpu_gets_the_same_pixels(train: Split, place: str, form: str) -> None:
-    plan = Plan(place, form, 0)  # type: ignore[arg-type]
+@pytest.mark.parametrize("pixel_format", ["rgb", "yuv420"])
+def test_a_gpu_gets_the_same_pixels(train: Split, place: str, pixel_format: str) -> None:
+    plan = CachePlan(place, pixel_format, 0)  # type: ignore[arg-type]
     here, there = (Images(train, torch.device(name), plan) for name in ("cpu", "cuda:0"))
     requests = [np.arange(start, start + 13) for start in (0, 13, 26)]
     for _ in range(2):

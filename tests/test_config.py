@@ -47,7 +47,7 @@ def test_texts_become_values_of_the_right_kind() -> None:
         ("lr=-1", "not below 0"),
         ("flip=maybe", "true or false"),
         ("dropout=1", "from 0 up to 1"),
-        ("min_crop=1.5", "from 0 to 1"),
+        ("min_crop_scale=1.5", "from 0 to 1"),
         ("optimizer=lion", "one of paper, sgd, adamw, lars"),
         ("schedule=linear", "one of plateau, steps, cosine, poly"),
         ("trust_coefficient=-1", "not below 0"),

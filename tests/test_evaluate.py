@@ -44,7 +44,7 @@ def test_every_image_counts_once_whatever_the_batch(
     tiny_run: Path, tiny_data: Path, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = evaluate_run(tiny_run, tiny_data, device="cpu")
-    monkeypatch.setattr(evaluate, "BATCH_SIZE", batch)
+    monkeypatch.setattr(evaluate, "EVALUATION_BATCH", batch)
     recorder = Recorder()
     result = evaluate_run(tiny_run, tiny_data, device="cpu", progress=recorder)
     assert result.images == 15

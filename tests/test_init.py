@@ -1,7 +1,6 @@
-"""The public face of the package: what it names, and that importing it costs nothing."""
+"""The public names of the package, and that importing it costs nothing."""
 
-import ast
-import importlib
+import inspect
 import subprocess
 import sys
 import tomllib
@@ -14,22 +13,12 @@ import alexnet
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_public_name_is_the_one_of_its_module() -> None:
-    for name, home in alexnet._HOMES.items():
-        assert getattr(alexnet, name) is getattr(importlib.import_module(f"alexnet.{home}"), name)
-
-
-def test_the_list_for_type_checkers_is_the_list_for_run_time() -> None:
-    tree = ast.parse(Path(alexnet.__file__).read_text(encoding="utf-8"))
-    listed = {
-        str(alias.asname): node.module
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alexnet.")
-        for alias in node.names
-    }
-    assert listed == {name: f"alexnet.{home}" for name, home in alexnet._HOMES.items()}
-    assert sorted(alexnet.__all__) == sorted([*listed, "__version__"])
-    assert set(alexnet.__all__) <= set(dir(alexnet))
+def test_every_public_name_can_be_imported_and_has_a_docstring() -> None:
+    assert len(alexnet.__all__) == len(set(alexnet.__all__)) > 30
+    assert dir(alexnet) == sorted(alexnet.__all__)
+    for name in alexnet.__all__:
+        value = getattr(alexnet, name)
+        assert name == "__version__" or inspect.getdoc(value)
 
 
 def test_the_version_is_that_of_the_project() -> None:
@@ -38,8 +27,8 @@ def test_the_version_is_that_of_the_project() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'resnet'"):
-        _ = alexnet.resnet
+    with pytest.raises(AttributeError, match="resnet"):
+        getattr(alexnet, "resnet")  # noqa: B009 - the type checker knows that it is not there
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import alexnet.kernels
 from alexnet.errors import UsageError
 from alexnet.kernels import accelerate
-from alexnet.kernels.accelerated import FastNetwork
+from alexnet.kernels.accelerated import AcceleratedNetwork
 from alexnet.networks.layers import Input
 from alexnet.networks.registry import create_model, list_models, set_dropout
 
@@ -60,7 +60,7 @@ def test_every_network_equals_its_rows(name: str) -> None:
     whole = name.startswith("cifar10")
     model = (create_model(name).double() if whole else shrunk(name, 8)).train()
     fast, images = accelerate(model), images_for(model) * (50 if whole else 1)
-    assert isinstance(fast, FastNetwork)
+    assert isinstance(fast, AcceleratedNetwork)
     assert len(fast.stages) < len(model)
     ours, theirs = gradients(fast, images), gradients(model, images)
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)

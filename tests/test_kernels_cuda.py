@@ -25,6 +25,7 @@ pytest.importorskip("triton")
 
 from alexnet.config import Settings  # noqa: E402
 from alexnet.errors import WorkerError  # noqa: E402
+from alexnet.images.yuv420 import from_yuv420, to_yuv420  # noqa: E402
 from alexnet.kernels.blocks import ChannelNorm, MapNorm, MaxPool, Relu, Step  # noqa: E402
 from alexnet.kernels.cuda import self_check as cuda_check  # noqa: E402
 from alexnet.kernels.cuda.batch import prepare_batch, windows  # noqa: E402
@@ -32,8 +33,8 @@ from alexnet.kernels.cuda.blocks import plain_block, run_block, stages, supports
 from alexnet.kernels.cuda.norm_kernels import Stage, pooled_side  # noqa: E402
 from alexnet.kernels.cuda.sgd import FusedUpdate  # noqa: E402
 from alexnet.optim import PaperSGD  # noqa: E402
-from alexnet.train.image_cache import Form, from_yuv420, to_yuv420  # noqa: E402
-from alexnet.transforms import Preprocessing, augment, draw  # noqa: E402
+from alexnet.train.image_cache import PixelFormat  # noqa: E402
+from alexnet.transforms import Preprocessing, augment, sample_augment  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 RELU, POOL = Relu(), MaxPool(3, 2, ceil_mode=False)
@@ -210,21 +211,21 @@ def images(count: int = 5) -> Tensor:
 
 
 def prepared(
-    settings: Settings, out: Tensor, *, form: Form = "rgb", before: int = 0
+    settings: Settings, out: Tensor, *, pixel_format: PixelFormat = "rgb", before: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Return a batch by the kernel and by `augment`."""
-    draws = draw(settings, PREPROCESSING, 1, NUMBERS)
+    draws = sample_augment(settings, PREPROCESSING, 1, NUMBERS)
     assert 0 < draws.flip.sum() < len(NUMBERS)  # both kinds are there
     table = windows(draws, NUMBERS, SIZE, CROP).to(DEVICE)
     shift = torch.from_numpy(draws.shift).to(DEVICE)
     divisor = 1 + settings.lighting if settings.lighting_rescale else 1.0
     pixels, rows = images(), images().flatten(1)
-    if form == "yuv420":
+    if pixel_format == "yuv420":
         rows = to_yuv420(pixels)
         pixels = from_yuv420(rows, SIZE)
     prepare_batch(
         rows, table, shift, PREPROCESSING.mean, out,
-        size=SIZE, form=form, before=before, divisor=divisor,
+        size=SIZE, pixel_format=pixel_format, before=before, divisor=divisor,
     )  # fmt: skip
     return out, augment(pixels[torch.from_numpy(NUMBERS)], draws, PREPROCESSING, settings)
 
@@ -260,7 +261,7 @@ def test_a_batch_whose_colour_is_halved(stride: int) -> None:
     """Its pixels, made in the kernel, are those of the cache to the last bit."""
     side = -(-CROP // stride)
     out = torch.empty(len(NUMBERS), 3 * stride**2, side, side, device=DEVICE)
-    ours, plain = prepared(Settings(seed=1), out, form="yuv420")
+    ours, plain = prepared(Settings(seed=1), out, pixel_format="yuv420")
     zeros = side * stride - CROP
     assert torch.equal(ours, F.pixel_unshuffle(F.pad(plain, (0, zeros, 0, zeros)), stride))
 
@@ -274,7 +275,7 @@ def test_halved_colour_of_any_bytes_is_that_of_the_cache() -> None:
     out = torch.empty(2, 3, SIZE, SIZE, device=DEVICE)
     shift = torch.zeros(2, 3, device=DEVICE)
     mean = whole.mean.to(DEVICE)
-    prepare_batch(rows.to(DEVICE), table, shift, mean, out, size=SIZE, form="yuv420")
+    prepare_batch(rows.to(DEVICE), table, shift, mean, out, size=SIZE, pixel_format="yuv420")
     pixels = from_yuv420(rows[[1, 0]], SIZE)
     assert torch.equal(out.cpu(), pixels.permute(0, 3, 1, 2).float())
     assert pixels.min() == 0

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.kernels.accelerated import FastNetwork
+from alexnet.kernels.accelerated import AcceleratedNetwork
 from alexnet.kernels.convolutions import (
-    Forms,
+    ConvAlgorithm,
     convolve,
     convolve_cells,
     cpu_forms,
@@ -22,8 +22,8 @@ from alexnet.kernels.convolutions import (
 )
 from alexnet.kernels.cpu import blocks as cpu_blocks
 from alexnet.kernels.cpu import onednn
-from alexnet.kernels.cuda.autotune import FastestForms, candidates, describe, work_of
-from alexnet.kernels.tuning_cache import Kept, cache_folder
+from alexnet.kernels.cuda.autotune import Autotuner, candidates, describe, work_of
+from alexnet.kernels.tuning_cache import TuningCache, cache_folder
 from alexnet.networks.layers import Input
 from alexnet.networks.registry import create_model, list_models
 
@@ -37,12 +37,12 @@ CONVOLUTIONS = {
     "groups and a stride": (nn.Conv2d(8, 12, 3, stride=2, groups=2), (7, 7)),
 }
 FORMS = {
-    "grouped": Forms(),
-    "channels last": Forms(channels_last=True),
-    "split": Forms(groups="split"),
-    "filled": Forms(channels_last=True, groups="filled"),
-    "unshuffled": Forms(unshuffle=True),
-    "as on CUDA": Forms(channels_last=True, unshuffle=True, groups="split"),
+    "grouped": ConvAlgorithm(),
+    "channels last": ConvAlgorithm(channels_last=True),
+    "split": ConvAlgorithm(groups="split"),
+    "filled": ConvAlgorithm(channels_last=True, groups="filled"),
+    "unshuffled": ConvAlgorithm(unshuffle=True),
+    "as on CUDA": ConvAlgorithm(channels_last=True, unshuffle=True, groups="split"),
 }
 
 
@@ -213,7 +213,7 @@ def test_a_fast_network_takes_images_in_both_forms() -> None:
         flatten=nn.Flatten(),
         fc2=nn.Linear(64, 2),
     )
-    network = FastNetwork(rows, cpu_blocks, "cpu", cpu_forms)
+    network = AcceleratedNetwork(rows, cpu_blocks, "cpu", cpu_forms)
     images = torch.randn(2, 3, 20, 20)
     results = []
     for given in (images, put_in_cells(images, rows)):
@@ -245,20 +245,20 @@ def test_the_fastest_form_is_taken_and_measured_once(tmp_path: Path, fastest: in
     times = [2.0, 2.0, 2.0]
     times[fastest] = 1.0
     clock, x = Clock(times), torch.randn(2, 4, 5, 5)
-    choose = FastestForms(Kept(tmp_path / "gpus.json"), "a GPU", clock)
+    choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", clock)
     assert choose(x, GROUPS) == choose(x, GROUPS) == candidates(GROUPS)[fastest]
     assert clock.asked == 3
-    another_process = FastestForms(Kept(tmp_path / "gpus.json"), "a GPU", clock)
+    another_process = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", clock)
     assert another_process(x, GROUPS) == candidates(GROUPS)[fastest]
     assert clock.asked == 3
     with pytest.raises(IndexError):  # another GPU is measured anew
-        FastestForms(Kept(tmp_path / "gpus.json"), "another GPU", clock)(x, GROUPS)
+        Autotuner(TuningCache(tmp_path / "gpus.json"), "another GPU", clock)(x, GROUPS)
 
 
 def test_what_has_one_form_is_not_measured(tmp_path: Path) -> None:
-    choose = FastestForms(Kept(tmp_path / "gpus.json"), "a GPU", Clock([]))
+    choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", Clock([]))
     plain = nn.Conv2d(3, 4, 3)
-    assert choose(torch.randn(1, 3, 5, 5), plain) == Forms(channels_last=True)
+    assert choose(torch.randn(1, 3, 5, 5), plain) == ConvAlgorithm(channels_last=True)
     cells = F.pixel_unshuffle(torch.randn(1, 3, 8, 8), 2)
     assert choose(cells, STRIDE).unshuffle
 
@@ -289,10 +289,10 @@ def test_what_is_measured_is_what_a_step_does(conv: nn.Conv2d) -> None:
 
 @pytest.mark.parametrize("value", [7, -1, "split", None, [0]])
 def test_a_choice_that_makes_no_sense_is_made_anew(tmp_path: Path, value: object) -> None:
-    kept, x = Kept(tmp_path / "gpus.json"), torch.randn(1, 4, 5, 5)
+    kept, x = TuningCache(tmp_path / "gpus.json"), torch.randn(1, 4, 5, 5)
     kept.put(f"a GPU: {describe(x, GROUPS)}", value)
     clock = Clock([3.0, 2.0, 1.0])
-    assert FastestForms(kept, "a GPU", clock)(x, GROUPS) == candidates(GROUPS)[2]
+    assert Autotuner(kept, "a GPU", clock)(x, GROUPS) == candidates(GROUPS)[2]
 
 
 # What is kept.
@@ -300,11 +300,11 @@ def test_a_choice_that_makes_no_sense_is_made_anew(tmp_path: Path, value: object
 
 def test_values_are_kept_beside_those_of_other_processes(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "kept.json"
-    one, other = Kept(path), Kept(path)
+    one, other = TuningCache(path), TuningCache(path)
     one.put("a", 1)
     other.put("b", [2])
     assert json.loads(path.read_text()) == {"a": 1, "b": [2]}
-    assert Kept(path).get("a") == other.get("a") == 1
+    assert TuningCache(path).get("a") == other.get("a") == 1
     assert one.get("b") is None
 
 
@@ -312,15 +312,15 @@ def test_values_are_kept_beside_those_of_other_processes(tmp_path: Path) -> None
 def test_a_damaged_file_keeps_nothing_and_is_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kept.json"
     path.write_text(text)
-    kept = Kept(path)
+    kept = TuningCache(path)
     assert kept.get("a") is None
     kept.put("a", 3)
-    assert Kept(path).get("a") == 3
+    assert TuningCache(path).get("a") == 3
 
 
 def test_where_nothing_can_be_written_values_last_as_long_as_the_process(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    kept = Kept(tmp_path / "file" / "kept.json")
+    kept = TuningCache(tmp_path / "file" / "kept.json")
     kept.put("a", 3)
     assert kept.get("a") == 3
 

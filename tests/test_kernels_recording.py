@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from alexnet import train
 from alexnet.config import Settings
 from alexnet.errors import DivergedError, Interrupted
-from alexnet.kernels.accelerated import FastNetwork
+from alexnet.kernels.accelerated import AcceleratedNetwork
 from alexnet.kernels.convolutions import cpu_forms
 from alexnet.kernels.cuda import blocks as cuda_blocks
 from alexnet.kernels.cuda import norm_kernels as cuda_norm
@@ -33,14 +33,20 @@ from alexnet.networks import registry as model
 from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.optim import PaperSGD, make_optimizer, set_learning_rates
 from alexnet.storage import checkpoint
-from alexnet.train.image_cache import Form, Images, Place, Plan
+from alexnet.train.image_cache import CacheLocation, CachePlan, Images, PixelFormat
 from alexnet.train.state import Job, Steps
-from alexnet.transforms import Draws, augment, draw
+from alexnet.transforms import AugmentParams, augment, sample_augment
 
 # Whole steps.
 
 SETTINGS = Settings(
-    optimizer="paper", batch_size=4, lr=0.001, weight_decay=0.01, min_crop=0.0, seed=1, dropout=0.5
+    optimizer="paper",
+    batch_size=4,
+    lr=0.001,
+    weight_decay=0.01,
+    min_crop_scale=0.0,
+    seed=1,
+    dropout=0.5,
 )
 
 
@@ -66,7 +72,7 @@ def plain_steps(settings: Settings, batches: list[list[int]]) -> nn.Sequential:
     for seed, batch in enumerate(batches):
         numbers = np.array(batch)
         set_learning_rates(optimizer, settings.lr / (1 + seed), settings)
-        draws = draw(settings, PREPROCESSING, 1, numbers)
+        draws = sample_augment(settings, PREPROCESSING, 1, numbers)
         inputs = augment(images()[torch.from_numpy(numbers)], draws, PREPROCESSING, settings)
         torch.manual_seed(seed)
         loss = F.cross_entropy(model(inputs), torch.from_numpy(numbers % 3).to(DEVICE))
@@ -96,7 +102,9 @@ def test_steps_are_those_of_the_plain_loop(clip_norm: float) -> None:
     for seed, batch in enumerate(batches):
         numbers = np.array(batch)
         set_learning_rates(optimizer, settings.lr / (1 + seed), settings)
-        loss, norm = step(numbers, draw(settings, PREPROCESSING, 1, numbers), numbers % 3, seed)
+        loss, norm = step(
+            numbers, sample_augment(settings, PREPROCESSING, 1, numbers), numbers % 3, seed
+        )
         assert loss.isfinite()
         assert norm > 0
     for ours, plain in zip(
@@ -109,8 +117,10 @@ def test_a_step_that_is_not_finite_leaves_the_weights() -> None:
     model = network()
     step, _ = captured(model, SETTINGS)
     before = copy.deepcopy(model.state_dict())
-    draws = draw(SETTINGS, PREPROCESSING, 1, NUMBERS)
-    bad = Draws(draws.top, draws.left, draws.flip, draws.zoom, np.full_like(draws.shift, np.nan))
+    draws = sample_augment(SETTINGS, PREPROCESSING, 1, NUMBERS)
+    bad = AugmentParams(
+        draws.top, draws.left, draws.flip, draws.zoom, np.full_like(draws.shift, np.nan)
+    )
     with np.errstate(invalid="ignore"):
         loss, _ = step(NUMBERS, bad, NUMBERS % 3, seed=0)
     assert not loss.isfinite()
@@ -127,7 +137,9 @@ def test_a_copy_computes_and_follows_the_weights() -> None:
     step = CapturedStep(
         model, optimizer, PREPROCESSING, SETTINGS, images().flatten(1), dtype=torch.float16
     )
-    loss, _ = step(NUMBERS, draw(SETTINGS, PREPROCESSING, 1, NUMBERS), NUMBERS % 3, seed=0)
+    loss, _ = step(
+        NUMBERS, sample_augment(SETTINGS, PREPROCESSING, 1, NUMBERS), NUMBERS % 3, seed=0
+    )
     assert loss.isfinite()
     own, other = (m.get_parameter("conv1.weight") for m in (model, step.copy))
     assert own.dtype == torch.float32
@@ -140,7 +152,7 @@ def test_what_cannot_be_recorded() -> None:
     assert obstacle(model, paper, SETTINGS) is None
     adam = make_optimizer(model, replace(SETTINGS, optimizer="adamw"))
     assert "adamw" in str(obstacle(model, adam, replace(SETTINGS, optimizer="adamw")))
-    assert "min_crop" in str(obstacle(model, paper, replace(SETTINGS, min_crop=0.5)))
+    assert "min_crop_scale" in str(obstacle(model, paper, replace(SETTINGS, min_crop_scale=0.5)))
     model.append(nn.BatchNorm1d(3))
     assert "batch normalisation" in str(obstacle(model, paper, SETTINGS))
 
@@ -156,7 +168,7 @@ class Replay:
 
     def replay(self) -> None:
         self.count += 1
-        self.step._work(len(self.step.places.labels))
+        self.step._work(len(self.step.buffers.labels))
         self.after()
 
 
@@ -171,7 +183,7 @@ def recording(after: Callable[[CapturedStep], object]) -> tuple[CapturedStep, li
 
 
 def run_once(step: CapturedStep, seed: int = 0) -> Tensor:
-    draws = draw(SETTINGS, PREPROCESSING, 1, NUMBERS)
+    draws = sample_augment(SETTINGS, PREPROCESSING, 1, NUMBERS)
     return step(NUMBERS, draws, NUMBERS % 3, seed)[0].clone()
 
 
@@ -188,7 +200,7 @@ def test_a_recording_that_computes_the_step_is_replayed() -> None:
 
 @pytest.mark.fault(35)
 def test_a_recording_that_computes_something_else_is_not_used() -> None:
-    step, notes, replay = recording(lambda step: step.places.norm.mul_(1.01))
+    step, notes, replay = recording(lambda step: step.buffers.norm.mul_(1.01))
     plain, _ = captured(network(), SETTINGS)
     for seed in (0, 1):
         assert torch.equal(run_once(step, seed), run_once(plain, seed))
@@ -204,7 +216,7 @@ def test_a_recording_that_sees_only_what_it_was_made_with_is_not_used() -> None:
 
     def stale(step: CapturedStep) -> None:
         first[:] = first or [torch.tensor(1.0)]
-        step.places.loss.copy_(first[0])
+        step.buffers.loss.copy_(first[0])
 
     replay.after = partial(stale, step)
     run_once(step)
@@ -283,7 +295,7 @@ def tiny(classes: int) -> nn.Sequential:
     )
 
 
-class GpuNetwork(FastNetwork):
+class GpuNetwork(AcceleratedNetwork):
     """The fast form for a GPU, on whatever device it is."""
 
     def record(self, job: Job) -> Steps | None:
@@ -303,9 +315,11 @@ def fit(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return partial(train.train_model, tiny_data, device=str(DEVICE))
 
 
-def keep_images(place: Place, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+def keep_images(
+    place: CacheLocation, pixel_format: PixelFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def opened(split: Any, device: torch.device, *_: object, **__: object) -> Images:
-        return Images(split, device, Plan(place, form, 0))
+        return Images(split, device, CachePlan(place, pixel_format, 0))
 
     monkeypatch.setattr("alexnet.train.state.open_images", opened)
 
@@ -318,10 +332,14 @@ def weights(run: Path) -> dict[str, Tensor]:
     ("place", "form"), [("device", "rgb"), ("device", "yuv420"), ("host", "rgb"), ("none", "rgb")]
 )
 def test_a_training_ends_as_the_plain_one(
-    fit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, form: Any
+    fit: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: Any,
+    pixel_format: Any,
 ) -> None:
     """Wherever images are kept: same order, windows, colours, dropout, rates, velocities."""
-    keep_images(place, form, monkeypatch)
+    keep_images(place, pixel_format, monkeypatch)
     made: list[type] = []
     original = train._go_to_start
 

@@ -277,10 +277,10 @@ def test_p4_1_random_crops_and_reflections(preprocessing: transforms.Preprocessi
     """P 4.1: "random 224x224 patches (and their horizontal reflections)". The paper counts 32 x 32
     x 2 = 2048; all windows are 33 x 33 x 2 = 2178, as in the 2012 code (convdata_jpeg.py:239)."""
     settings = Settings(lighting=0.0)
-    assert settings.min_crop == 0  # windows are cut out, never scaled
+    assert settings.min_crop_scale == 0  # windows are cut out, never scaled
     seen = set()
     for epoch in range(1, 9):
-        draws = transforms.draw(settings, preprocessing, epoch, np.arange(50))
+        draws = transforms.sample_augment(settings, preprocessing, epoch, np.arange(50))
         crops = transforms.augment(position_images(50), draws, preprocessing, settings)
         assert crops.shape == (50, 3, 224, 224)
         rows, columns = crops[:, 0], crops[:, 1]
@@ -322,7 +322,7 @@ def test_p4_1_colour_jitter_follows_the_principal_components(
 
     Their sizes are the standard deviations, not the eigenvalues (docs/paper.md): about 7 levels on
     ImageNet, where the text taken literally gives about 850."""
-    shift = transforms.draw(Settings(), preprocessing, 1, np.arange(40_000)).shift
+    shift = transforms.sample_augment(Settings(), preprocessing, 1, np.arange(40_000)).shift
     directions = np.array(IMAGENET_COLOR_VECTORS)
     expected = directions @ np.diag((0.1 * np.array(IMAGENET_COLOR_STD)) ** 2) @ directions.T
     np.testing.assert_allclose(np.cov(shift.T), expected, atol=0.02 * expected.max())
@@ -339,7 +339,7 @@ def test_p4_1_colour_jitter_is_one_shift_for_a_whole_image_and_use(
     grey = torch.full((2, 256, 256, 3), 100, dtype=torch.uint8)
     colors = []
     for epoch in (1, 2):
-        draws = transforms.draw(settings, preprocessing, epoch, np.arange(2))
+        draws = transforms.sample_augment(settings, preprocessing, epoch, np.arange(2))
         crops = transforms.augment(grey, draws, preprocessing, settings)
         assert torch.equal(crops, crops[:, :, :1, :1].expand_as(crops))
         colors.append(crops[:, :, 0, 0])
@@ -435,7 +435,7 @@ def test_p5_the_recipe_of_the_paper(network: nn.Sequential) -> None:
     assert (settings.model, settings.batch_size, settings.epochs) == ("alexnet", 128, 90)
     assert (settings.lr, settings.momentum, settings.weight_decay) == (0.01, 0.9, 0.0005)
     assert (settings.optimizer, settings.schedule, settings.max_drops) == ("paper", "plateau", 3)
-    assert (settings.flip, settings.min_crop, settings.lighting) == (True, 0, 0.1)
+    assert (settings.flip, settings.min_crop_scale, settings.lighting) == (True, 0, 0.1)
     assert (settings.dropout, settings.init, settings.warmup_epochs) == (0.5, "model", 0)
     update = optim.make_optimizer(network, settings)
     assert isinstance(update, optim.PaperSGD)

@@ -10,8 +10,8 @@ from conftest import TINY, Stripes
 from network_makers import empty
 from parallel_makers import (
     Case,
-    Outcome,
     Pool,
+    RankResult,
     double_precision,
     evaluate_as_rank,
     first_of,
@@ -26,9 +26,9 @@ from alexnet.config import override
 from alexnet.errors import UsageError
 from alexnet.evaluate import evaluate_run, evaluate_split
 from alexnet.networks.registry import create_model
-from alexnet.parallel.comm_stats import Traffic
+from alexnet.parallel.comm_stats import CommStats
 from alexnet.parallel.exchange import Batch, Link, part_of, parts
-from alexnet.parallel.sharding import cut_towers, cut_units, share_images, tower_order
+from alexnet.parallel.sharding import shard_images, shard_towers, shard_units, tower_order
 from alexnet.prepare import prepare_dataset
 from alexnet.storage import checkpoint
 from alexnet.storage.run import Run
@@ -50,9 +50,9 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     )
 
 
-def compare(pool: Pool, mode: str, ranks: int, case: Case, tolerance: float) -> list[Outcome]:
+def compare(pool: Pool, mode: str, ranks: int, case: Case, tolerance: float) -> list[RankResult]:
     expected = steps_alone(case)
-    outcomes: list[Outcome] = pool.run(ranks, steps_as_rank, mode, case)
+    outcomes: list[RankResult] = pool.run(ranks, steps_as_rank, mode, case)
     for each in outcomes:
         assert each.losses == pytest.approx(expected.losses, rel=tolerance)
         assert each.norm == pytest.approx(expected.norm, rel=tolerance)
@@ -154,9 +154,9 @@ def test_data_parallel_ranks_send_gradients_and_hybrid_ones_the_batch(pool: Pool
 
 
 def cut(mode: str, ranks: int, network: str) -> list[str]:
-    link = Link(None, 0, ranks, Traffic(timed=False))
+    link = Link(None, 0, ranks, CommStats(timed=False))
     model = empty(network)
-    function = cut_towers if mode == "towers" else cut_units
+    function = shard_towers if mode == "towers" else shard_units
     return list(dict(function(model, Batch(), link, link).model.named_children()))
 
 
@@ -176,10 +176,10 @@ def test_networks_that_do_not_fit_are_refused(
 
 
 def test_batch_normalisation_is_refused_where_the_batch_is_divided() -> None:
-    link = Link(None, 0, 2, Traffic(timed=False))
+    link = Link(None, 0, 2, CommStats(timed=False))
     model = create_model("alexnet_small", 3, ablate={"norm": "batch"})
     with pytest.raises(UsageError, match="batch normalisation looks at the whole batch"):
-        share_images(model, Batch(), link)
+        shard_images(model, Batch(), link)
 
 
 def test_the_table_of_a_tower_shows_where_it_talks() -> None:
@@ -196,10 +196,10 @@ def test_the_table_of_a_tower_shows_where_it_talks() -> None:
 
 def test_kernels_are_ordered_by_tower() -> None:
     assert tower_order(empty("alexnet")) == [list(range(48)), list(range(48, 96))]
-    link = Link(None, 1, 2, Traffic(timed=False))
-    alone = Link(None, 0, 1, Traffic(timed=False))
+    link = Link(None, 1, 2, CommStats(timed=False))
+    alone = Link(None, 0, 1, CommStats(timed=False))
     whole = create_model("alexnet_small", 3)
-    own = cut_towers(whole, Batch(), alone, link).model.get_parameter("conv1.weight")
+    own = shard_towers(whole, Batch(), alone, link).model.get_parameter("conv1.weight")
     assert torch.equal(own, whole.get_parameter("conv1.weight")[tower_order(whole)[1]])
 
 

@@ -1,4 +1,4 @@
-"""Ranks that fail, die or hang: the others stop, all start again, and the result is the same."""
+"""DistributedProcesses that fail, die or hang: the others stop, all start again, and the result is the same."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from alexnet.errors import DataError, Interrupted, UsageError, WorkerError
-from alexnet.parallel import Call, launch, launching
+from alexnet.parallel import TrainingSpec, launch, launching
 from alexnet.parallel import process_group as joining
 from alexnet.prepare import prepare_dataset
 from alexnet.storage import checkpoint
@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks that nothing happens to."""
     run = tmp_path_factory.mktemp("faults") / "run"
-    outcome = launch(Call("data", data, run, SETTINGS, device="cpu"), 2)
+    outcome = launch(TrainingSpec("data", data, run, SETTINGS, device="cpu"), 2)
     assert outcome.result().epochs == 2
     return run
 
@@ -61,7 +61,7 @@ def test_training_goes_on_to_the_same_result(
 ) -> None:
     fail: Callable[[nn.Sequential], nn.Module] = getattr(parallel_makers, f"rank_that_{way}")
     run = tmp_path / "run"
-    call = Call("data", data, run, SETTINGS, device="cpu", accelerate=fail)
+    call = TrainingSpec("data", data, run, SETTINGS, device="cpu", accelerate=fail)
     assert launch(call, 2, max_restarts=1).result().steps == 10
     assert same(undisturbed, run)
 
@@ -70,7 +70,7 @@ def test_training_goes_on_to_the_same_result(
 def test_a_rank_that_hangs_is_given_up(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     fail = parallel_makers.rank_that_hangs
-    call = Call("data", data, run, SETTINGS, device="cpu", accelerate=fail, timeout=2)
+    call = TrainingSpec("data", data, run, SETTINGS, device="cpu", accelerate=fail, timeout=2)
     ranks = [start(rank_as_started, call, environment) for environment in meeting(2)]
     try:
         assert ranks[0][1].poll(60)
@@ -95,7 +95,7 @@ def test_the_comparison_notices_another_result(
 
 @pytest.mark.fault(26)
 def test_when_restarts_are_used_up_the_first_failure_is_named(data: Path, tmp_path: Path) -> None:
-    call = Call(
+    call = TrainingSpec(
         "data",
         data,
         tmp_path / "run",
@@ -130,7 +130,7 @@ def test_the_first_failure_is_found_where_torchrun_saw_only_the_second(tmp_path:
 def test_what_another_start_would_not_mend_is_told_at_once(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    call = Call("data", data, undisturbed, SETTINGS, device="cpu")
+    call = TrainingSpec("data", data, undisturbed, SETTINGS, device="cpu")
     outcome = launch(call, 2)
     assert outcome.exit_code == 2
     assert "already holds a training: add --resume" in outcome.error
@@ -149,7 +149,9 @@ def test_a_port_in_use_is_named(data: Path, tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port} is in use"):
-            launch(Call("data", data, tmp_path / "run", SETTINGS, device="cpu"), 2, port=port)
+            launch(
+                TrainingSpec("data", data, tmp_path / "run", SETTINGS, device="cpu"), 2, port=port
+            )
         own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in own.items():
@@ -184,7 +186,7 @@ def test_a_signal_to_the_launcher_stops_all(data: Path, undisturbed: Path, tmp_p
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=terminate)
     thread.start()
-    call = Call("data", data, run, dataclasses.replace(SETTINGS, epochs=1000), device="cpu")
+    call = TrainingSpec("data", data, run, dataclasses.replace(SETTINGS, epochs=1000), device="cpu")
     with pytest.raises(Interrupted, match="stopped by SIGTERM") as caught:
         launch(call, 2)
     thread.join()
@@ -197,7 +199,7 @@ def test_a_signal_to_the_launcher_stops_all(data: Path, undisturbed: Path, tmp_p
 def test_the_groups_end_before_python_does(data: Path, tmp_path: Path, mode: str) -> None:
     """Their threads drop tensors, for which they need Python; else some processes are aborted."""
     settings = dataclasses.replace(SETTINGS, epochs=1)
-    call = Call(mode, data, tmp_path / "run", settings, device="cpu")
+    call = TrainingSpec(mode, data, tmp_path / "run", settings, device="cpu")
     with pool_of(2) as pool:
         assert pool.run(2, team_is_gone, call) == [True, True]
 

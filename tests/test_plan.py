@@ -12,7 +12,7 @@ from alexnet.analysis.plan import (
     TIMES,
     UPDATE_BYTES,
     Machine,
-    Plan,
+    ScalingPlan,
     find_exchanges,
     mac_seconds,
     obstacle,
@@ -127,7 +127,7 @@ def test_speed_as_images_per_second_is_that_of_the_planned_step() -> None:
     assert mac_seconds(ALEXNET, "2 TFLOP/s", 256, 7e11) == pytest.approx(1e-12)
 
 
-def by_mode(summary: Summary, devices: int, batch: int, machine: Machine) -> dict[str, Plan]:
+def by_mode(summary: Summary, devices: int, batch: int, machine: Machine) -> dict[str, ScalingPlan]:
     return {plan.mode: plan for plan in plan_modes(summary, devices, batch, machine)}
 
 

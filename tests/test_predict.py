@@ -87,7 +87,7 @@ def test_one_answer_whatever_the_batch(
     tiny_run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = predict_images(photos, tiny_run)
-    monkeypatch.setattr("alexnet.predict.BATCH_SIZE", 2)
+    monkeypatch.setattr("alexnet.predict.PREDICTION_BATCH", 2)
     for one, other in zip(together, predict_images(photos, tiny_run), strict=True):
         assert one.image == other.image
         assert dict(one.predictions) == pytest.approx(dict(other.predictions), rel=1e-4)

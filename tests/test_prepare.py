@@ -492,7 +492,7 @@ import os, resource, signal, sys
 import alexnet.prepare
 from alexnet.errors import AlexnetError
 from alexnet.prepare import shards, workspace as workplace
-from alexnet.prepare.workspace import Workplace
+from alexnet.prepare.workspace import Workspace
 
 alexnet.prepare.IMAGES_PER_SHARD = 4
 source, out, workers, point, count = sys.argv[1:]
@@ -513,12 +513,12 @@ def die_at(owner, name):
 if __name__ == "__main__":
     owners = {
         "part": (shards, "sync"),                    # a shard is written, not yet on the disk
-        "keep": (Workplace, "keep"),                 # it is, but not in its place
+        "keep": (Workspace, "keep"),                 # it is, but not in its place
         "save": (shards.ShardResult, "save"),        # in its place, without its result
-        "begin": (Workplace, "begin"),
-        "array": (Workplace, "write_array"),         # among labels and statistics
-        "write": (Workplace, "write"),
-        "publish": (Workplace, "publish"),           # all is there but the rename
+        "begin": (Workspace, "begin"),
+        "array": (Workspace, "write_array"),         # among labels and statistics
+        "write": (Workspace, "write"),
+        "publish": (Workspace, "publish"),           # all is there but the rename
         "clean": (workplace, "flush"),               # at its second call, after the rename
     }
     if point == "limit":
@@ -624,14 +624,14 @@ def stopped(place: Path) -> Path:
     """Leave a prepare of `place` that was killed after three shards."""
     with pytest.MonkeyPatch.context() as patch:
         calls = iter([None, None, None])
-        keep = alexnet.prepare.workspace.Workplace.keep
+        keep = alexnet.prepare.workspace.Workspace.keep
 
         def keep_three(self: Any, result: Any) -> None:
             if next(calls, "end") == "end":
                 raise KeyboardInterrupt
             keep(self, result)
 
-        patch.setattr(alexnet.prepare.workspace.Workplace, "keep", keep_three)
+        patch.setattr(alexnet.prepare.workspace.Workspace, "keep", keep_three)
         with pytest.raises(KeyboardInterrupt):
             prepare(place / "pets", place / "out")
     return place / "out.partial"

@@ -1,4 +1,4 @@
-"""Draws that depend on what they are for and on nothing else."""
+"""AugmentParams that depend on what they are for and on nothing else."""
 
 import numpy as np
 import pytest

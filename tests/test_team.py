@@ -14,7 +14,7 @@ from alexnet.errors import DivergedError
 from alexnet.networks.registry import create_model
 from alexnet.storage import checkpoint
 from alexnet.train import train_model
-from alexnet.train.hints import Reading, Readings
+from alexnet.train.hints import LossReader, StepLoss
 from alexnet.train.processes import ALONE
 
 
@@ -38,12 +38,12 @@ def test_the_length_of_the_gradient_is_that_of_all_of_it() -> None:
     assert float(ALONE.gradient_norm(model)) == pytest.approx(26**0.5)
 
 
-def reading(step: int) -> Reading:
-    return Reading(1, step, np.arange(step, step + 2))
+def reading(step: int) -> StepLoss:
+    return StepLoss(1, step, np.arange(step, step + 2))
 
 
 def test_figures_are_read_at_once_on_a_cpu() -> None:
-    readings = Readings(torch.device("cpu"))
+    readings = LossReader(torch.device("cpu"))
     for step, loss in enumerate([1.0, 2.0]):
         readings.add(reading(step), torch.tensor(loss), torch.tensor(0.5))
         assert [(each.loss, each.norm) for each in readings.take()] == [(loss, 0.5)]
@@ -55,12 +55,12 @@ def test_figures_are_read_at_once_on_a_cpu() -> None:
 def test_figures_of_a_gpu_are_read_a_step_late(monkeypatch: pytest.MonkeyPatch) -> None:
     on_its_way: deque[Tensor] = deque()
 
-    def copy_later(self: Readings, numbers: Tensor) -> tuple[Tensor, None]:
+    def copy_later(self: LossReader, numbers: Tensor) -> tuple[Tensor, None]:
         on_its_way.append(numbers)
         return numbers, None
 
-    monkeypatch.setattr(Readings, "_on_its_way", copy_later)
-    readings = Readings(torch.device("cuda"))
+    monkeypatch.setattr(LossReader, "_on_its_way", copy_later)
+    readings = LossReader(torch.device("cuda"))
     readings.add(reading(0), torch.tensor(1.0), torch.tensor(0.5))
     assert readings.take() == []
     assert readings.images_waiting == 2

@@ -133,7 +133,7 @@ def test_the_comparison_notices_a_position_that_was_not_restored(
             train_model(tiny_data, path, TINY, device="cpu")
     original = checkpoint.load
 
-    def forgetful(run: Path, which: checkpoint.Which) -> checkpoint.Saved:
+    def forgetful(run: Path, which: checkpoint.CheckpointName) -> checkpoint.Saved:
         saved = original(run, which)
         start = getattr(checkpoint.Position(), field)
         return dataclasses.replace(

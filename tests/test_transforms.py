@@ -9,7 +9,14 @@ from PIL import Image
 
 from alexnet.config import Settings
 from alexnet.errors import UsageError
-from alexnet.transforms import Draws, Preprocessing, augment, draw, take_view, views
+from alexnet.transforms import (
+    AugmentParams,
+    Preprocessing,
+    augment,
+    sample_augment,
+    take_view,
+    views,
+)
 
 SIZE, CROP = 32, 24
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 3), np.uint8)
@@ -39,7 +46,7 @@ def test_other_counts_of_views_are_refused() -> None:
 
 def test_training_windows_are_cut_where_numpy_cuts_them() -> None:
     prep, settings = preprocessing(), Settings()
-    draws = draw(settings, prep, 3, np.arange(6))
+    draws = sample_augment(settings, prep, 3, np.arange(6))
     ours = augment(torch.from_numpy(IMAGES), draws, prep, settings).numpy()
     mean = prep.mean_image.numpy()[:, 4:28, 4:28]
     for i in range(6):
@@ -52,17 +59,20 @@ def test_training_windows_are_cut_where_numpy_cuts_them() -> None:
 def test_augmentation_of_an_image_does_not_depend_on_its_batch() -> None:
     prep, settings = preprocessing(), Settings()
     together = augment(
-        torch.from_numpy(IMAGES), draw(settings, prep, 1, np.arange(6)), prep, settings
+        torch.from_numpy(IMAGES), sample_augment(settings, prep, 1, np.arange(6)), prep, settings
     )
     alone = augment(
-        torch.from_numpy(IMAGES[4:5]), draw(settings, prep, 1, np.array([4])), prep, settings
+        torch.from_numpy(IMAGES[4:5]),
+        sample_augment(settings, prep, 1, np.array([4])),
+        prep,
+        settings,
     )
     assert torch.equal(together[4:5], alone)
 
 
 def test_what_is_switched_off_is_off() -> None:
     prep, settings = preprocessing(), Settings(flip=False, lighting=0.0)
-    draws = draw(settings, prep, 1, np.arange(500))
+    draws = sample_augment(settings, prep, 1, np.arange(500))
     assert not draws.flip.any()
     assert not draws.shift.any()
 
@@ -74,14 +84,14 @@ def test_scaled_windows_are_those_that_pillow_cuts(flip: bool) -> None:
     smooth = np.stack([np.sin(3 * row), np.cos(4 * column), np.sin(2 * row + 3 * column)], -1)
     image = (128 + 100 * smooth).astype(np.uint8)[None]
     prep = preprocessing(mean_image=torch.zeros(3, SIZE, SIZE))
-    draws = Draws(
+    draws = AugmentParams(
         top=np.array([0.25]),
         left=np.array([0.75]),
         flip=np.array([flip]),
         zoom=np.array([0.9]),
         shift=np.zeros((1, 3), np.float32),
     )
-    ours = augment(torch.from_numpy(image), draws, prep, Settings(min_crop=0.5))[0].numpy()
+    ours = augment(torch.from_numpy(image), draws, prep, Settings(min_crop_scale=0.5))[0].numpy()
     side, room = 0.9 * SIZE, 0.1 * SIZE
     box = (0.75 * room, 0.25 * room, 0.75 * room + side, 0.25 * room + side)
     theirs = Image.fromarray(image[0]).resize((CROP, CROP), Image.Resampling.BILINEAR, box=box)
@@ -90,8 +100,8 @@ def test_scaled_windows_are_those_that_pillow_cuts(flip: bool) -> None:
 
 
 def test_scaled_windows_stay_inside_and_reach_the_edges() -> None:
-    prep, settings = preprocessing(), Settings(min_crop=0.5)
-    draws = draw(settings, prep, 1, np.arange(4000))
+    prep, settings = preprocessing(), Settings(min_crop_scale=0.5)
+    draws = sample_augment(settings, prep, 1, np.arange(4000))
     assert draws.zoom.min() >= 0.5
     assert draws.zoom.min() < 0.51
     assert draws.zoom.max() > 0.99
@@ -105,14 +115,14 @@ def test_a_crop_larger_than_the_images_is_refused() -> None:
 def test_blocks_of_images_share_window_and_mirroring_but_not_colour() -> None:
     prep, settings = preprocessing(), Settings(crop_block=4)
     images = np.random.default_rng(2).permutation(64)
-    whole = draw(settings, prep, 1, images)
+    whole = sample_augment(settings, prep, 1, images)
     for values in (whole.top, whole.left, whole.flip):
         blocks = values.reshape(16, 4)
         assert (blocks == blocks[:, :1]).all()
     assert len(set(whole.top)) == 16
     assert len({tuple(shift) for shift in whole.shift}) == 64
     # The place in the epoch decides, however the epoch is cut into batches.
-    part = draw(settings, prep, 1, images[10:30], first=10)
+    part = sample_augment(settings, prep, 1, images[10:30], first=10)
     assert (part.top == whole.top[10:30]).all()
     assert (part.shift == whole.shift[10:30]).all()
 
@@ -122,6 +132,6 @@ def test_the_jittered_image_is_divided_as_in_2012() -> None:
     outputs = []
     for rescale in (False, True):
         settings = Settings(lighting=0.1, lighting_rescale=rescale)
-        draws = draw(settings, prep, 1, np.arange(6))
+        draws = sample_augment(settings, prep, 1, np.arange(6))
         outputs.append(augment(torch.from_numpy(IMAGES), draws, prep, settings))
     torch.testing.assert_close(outputs[1] * 1.1, outputs[0])

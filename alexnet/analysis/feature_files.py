@@ -17,7 +17,7 @@ from alexnet.analysis.features import Features, Tapped, layer_shapes
 from alexnet.errors import DataError, UsageError
 from alexnet.predict import raise_error
 from alexnet.progress import SILENT, Progress
-from alexnet.storage.atomic import written_aside
+from alexnet.storage.atomic import atomic_write
 
 Shapes = dict[str, tuple[int, ...]]
 Write = Callable[[list[str], Features], None]
@@ -92,7 +92,7 @@ def _npy(path: Path, shapes: Shapes) -> _Opened:
                 layer: stack.enter_context(_growing_array(arrays[layer], shapes[layer]))
                 for layer in shapes
             }
-            aside = stack.enter_context(written_aside(listing))
+            aside = stack.enter_context(atomic_write(listing))
             lines = stack.enter_context(aside.open("w", encoding="utf-8"))
 
             def write(names: list[str], features: Features) -> None:
@@ -122,7 +122,7 @@ def _growing_array(
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, header)
 
-    with written_aside(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         write_header()
         yield append
         write_header()  # numpy's header has room for the count to grow
@@ -148,7 +148,7 @@ def _parquet(path: Path, shapes: Shapes) -> _Opened:
             ]
             table.write_batch(pa.record_batch([texts, *columns], schema=schema))
 
-        with written_aside(path) as aside, writer(aside, schema) as table:
+        with atomic_write(path) as aside, writer(aside, schema) as table:
             yield write
 
     return [path], open_table()

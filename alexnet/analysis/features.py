@@ -19,11 +19,11 @@ from alexnet.errors import DataError, UsageError
 from alexnet.loader import read_ahead
 from alexnet.predict import find_files, keep_good, load_files, raise_error
 from alexnet.progress import SILENT, Progress
-from alexnet.storage.checkpoint import Which
+from alexnet.storage.checkpoint import CheckpointName
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing, take_view, views
 
-BATCH_SIZE = 32
+FEATURE_BATCH = 32
 
 Features = dict[str, NDArray[np.float32]]
 """By the row's name: (N, channels, height, width), or (N, units)."""
@@ -65,7 +65,7 @@ def extract_features(
     images: str | Path | Iterable[str | Path] | NDArray[np.uint8] | Tensor,
     layers: str | Sequence[str],
     *,
-    which: Which = "best",
+    which: CheckpointName = "best",
     device: str = "auto",
 ) -> Features:
     """Return what the rows called `layers` give for images, as float32 arrays by name.
@@ -81,14 +81,14 @@ def extract_features(
             raise UsageError("a network alone takes arrays of images; open its run for files")
         inputs, place = torch.as_tensor(images), next(network.parameters()).device
         network.eval()
-        starts = range(0, len(inputs), BATCH_SIZE)
-        parts = (inputs[at : at + BATCH_SIZE].to(place, torch.float32) for at in starts)
+        starts = range(0, len(inputs), FEATURE_BATCH)
+        parts = (inputs[at : at + FEATURE_BATCH].to(place, torch.float32) for at in starts)
         return _joined((_to_arrays(network, part, wanted) for part in parts), wanted)
     tapped = Tapped(network, wanted, which=which, device=device)
     if isinstance(images, Tensor | np.ndarray):
         pixels = np.asarray(images)
-        starts = range(0, len(pixels), BATCH_SIZE)
-        return _joined((tapped(pixels[at : at + BATCH_SIZE]) for at in starts), wanted)
+        starts = range(0, len(pixels), FEATURE_BATCH)
+        return _joined((tapped(pixels[at : at + FEATURE_BATCH]) for at in starts), wanted)
     return _joined((features for _, features in tapped.read(images)), wanted)
 
 
@@ -100,7 +100,7 @@ class Tapped:
         run: str | Path | Run,
         layers: Sequence[str],
         *,
-        which: Which = "best",
+        which: CheckpointName = "best",
         device: str = "auto",
     ) -> None:
         self.run = run if isinstance(run, Run) else Run.open(run)
@@ -136,7 +136,7 @@ class Tapped:
         A file that is not a readable image goes to `on_bad` and is left out unless that raises.
         """
         files = find_files([images] if isinstance(images, str | Path) else images)
-        batches = [files[at : at + BATCH_SIZE] for at in range(0, len(files), BATCH_SIZE)]
+        batches = [files[at : at + FEATURE_BATCH] for at in range(0, len(files), FEATURE_BATCH)]
         size, resize = self.preprocessing.size, self.preprocessing.resize
         with progress.task("features", len(files), "images") as advance:
             for loaded in read_ahead(partial(load_files, size=size, resize=resize), batches):

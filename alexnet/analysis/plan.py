@@ -83,7 +83,7 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScalingPlan:
     """A training step in one mode; `compute` to `hidden` are in seconds.
 
     `sent` has the bytes that a device sends for each layer, `communication` what that takes,
@@ -168,8 +168,10 @@ def mac_seconds(summary: Summary, speed: str, measured_at: int, memory: float) -
     return computing / (measured_at * training_macs(summary))
 
 
-def plan_modes(summary: Summary, devices: int, batch_size: int, machine: Machine) -> list[Plan]:
-    """Plan a step of `batch_size` images, over all devices, in each mode that the network allows.
+def plan_modes(
+    summary: Summary, devices: int, batch_size: int, machine: Machine
+) -> list[ScalingPlan]:
+    """ScalingPlan a step of `batch_size` images, over all devices, in each mode that the network allows.
 
     Raises `UsageError` for fewer than one device or one image for each.
     """
@@ -193,15 +195,17 @@ def obstacle(summary: Summary, mode: str, devices: int) -> str | None:
     return None
 
 
-def plan_step(summary: Summary, mode: str, devices: int, batch_size: int, machine: Machine) -> Plan:
-    """Plan a step in one mode; its efficiency is left for a comparison."""
+def plan_step(
+    summary: Summary, mode: str, devices: int, batch_size: int, machine: Machine
+) -> ScalingPlan:
+    """ScalingPlan a step in one mode; its efficiency is left for a comparison."""
     exchanges = find_exchanges(summary, mode, devices, batch_size, machine)
     images = math.ceil(batch_size / devices)
     compute = images * training_macs(summary) * machine.mac_seconds
     communication, ended = pass_through(summary, exchanges, images, machine)
     waited = max(0.0, ended - compute)
     held = sum(row.parameters / spread(mode, row, devices)[0] for row in summary.layers)
-    return Plan(
+    return ScalingPlan(
         mode=mode,
         devices=devices,
         batch_size=batch_size,

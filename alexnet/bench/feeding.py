@@ -31,8 +31,8 @@ from alexnet.dataset import Dataset, read_manifest
 from alexnet.images.decode import JPEG_QUALITY
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import Progress
-from alexnet.train.image_cache import Images, Plan, image_bytes
-from alexnet.transforms import augment, draw
+from alexnet.train.image_cache import CachePlan, Images, image_bytes
+from alexnet.transforms import augment, sample_augment
 
 IMAGENET_ALL = IMAGENET_IMAGES + 50_000
 """With its validation images."""
@@ -157,9 +157,9 @@ def _data_arms(work: Path, feed: Feed) -> list[Arm]:
     raw, jpeg = (Dataset(work / store).split("train") for store in ("raw", "jpeg"))
     place: Any = "device" if device.type == "cuda" else "host"
     needed = len(raw) * image_bytes(SIZE, "rgb")
-    kept = Images(raw, device, Plan(place, "rgb", needed))
-    halved = Images(raw, device, Plan(place, "yuv420", needed // 2))
-    files, disk = Images(raw, device, Plan("none")), Images(jpeg, device, Plan("none"))
+    kept = Images(raw, device, CachePlan(place, "rgb", needed))
+    halved = Images(raw, device, CachePlan(place, "yuv420", needed // 2))
+    files, disk = Images(raw, device, CachePlan("none")), Images(jpeg, device, CachePlan("none"))
     ways: list[tuple[str, str, Callable[[], None]]] = [
         ("ours", f"packed, in {place} memory", partial(_read_all, kept, feed)),
         ("ours_yuv420", f"packed, in {place} memory, YUV 4:2:0", partial(_read_all, halved, feed)),
@@ -179,7 +179,7 @@ def _read_all(images: Images, feed: Feed) -> None:
     order = np.random.default_rng(0).permutation(len(images))
     requests = [order[at : at + feed.batch] for at in range(0, len(order), feed.batch)]
     for indices, batch in zip(requests, images.batches(requests), strict=True):
-        augment(batch, draw(settings, prepared, 1, indices), prepared, settings)
+        augment(batch, sample_augment(settings, prepared, 1, indices), prepared, settings)
 
 
 class PeerTransform:

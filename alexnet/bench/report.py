@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from alexnet.errors import UsageError
 from alexnet.progress import SILENT, Progress
-from alexnet.storage.atomic import written_aside
+from alexnet.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
     from alexnet.bench.arms import Pace
@@ -70,7 +70,7 @@ class BenchReport:
 
     def save(self, folder: Path) -> None:
         """Write `folder`/result.json. Raises `StorageError` where that cannot be done."""
-        with written_aside(folder / "result.json") as aside:
+        with atomic_write(folder / "result.json") as aside:
             aside.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from alexnet.config import Settings
 from alexnet.device import autocast
 from alexnet.networks.registry import create_model
 from alexnet.optim import PaperSGD, make_optimizer
-from alexnet.transforms import Preprocessing, augment, draw, take_view, views
+from alexnet.transforms import Preprocessing, augment, sample_augment, take_view, views
 
 Step = Callable[[], object]
 Work = Literal["train", "infer", "matmul", "matmul_onednn", "copy"]
@@ -117,7 +117,9 @@ def _training(spec: Spec, device: torch.device, net: nn.Module) -> Step:
     def inputs() -> Tensor:
         if not spec.augment:
             return ready
-        return augment(images, draw(settings, prepared, next(count), numbers), prepared, settings)
+        return augment(
+            images, sample_augment(settings, prepared, next(count), numbers), prepared, settings
+        )
 
     def step() -> None:
         with autocast(device, spec.precision):
@@ -160,7 +162,7 @@ def _captured(
 
     def step() -> None:
         seed = next(count)
-        make_step(numbers, draw(settings, prepared, seed, numbers), labels, seed)
+        make_step(numbers, sample_augment(settings, prepared, seed, numbers), labels, seed)
 
     return step
 

@@ -11,7 +11,7 @@ from alexnet.cli.options import MACHINE, OUTPUT, TRAINING, Json
 from alexnet.networks import NAMES
 
 if TYPE_CHECKING:
-    from alexnet.analysis.plan import Plan
+    from alexnet.analysis.plan import ScalingPlan
     from alexnet.analysis.summary import Summary
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -92,7 +92,7 @@ def plan(  # noqa: PLR0913 - typer makes an option of each parameter
     ] = False,
     json: Json = False,
 ) -> None:
-    """Plan training on several devices: a model, not a measurement.
+    """ScalingPlan training on several devices: a model, not a measurement.
 
     For a step in each mode: time to compute, bytes that each device sends
     and their time, the part that is hidden behind computing, images per
@@ -132,7 +132,7 @@ def plan(  # noqa: PLR0913 - typer makes an option of each parameter
 def show(
     network: "Summary",
     devices: int,
-    found: "list[list[Plan]]",
+    found: "list[list[ScalingPlan]]",
     *,
     layers: bool,
     console: Console,
@@ -155,7 +155,7 @@ def show(
     )
 
 
-def show_times(plans: "Sequence[Plan]", console: Console) -> None:
+def show_times(plans: "Sequence[ScalingPlan]", console: Console) -> None:
     """Print a line for each mode: times of a step, bytes sent, images per second."""
     numbers = ("compute", "update", "sent", "sending", "hidden", "step", "images/s", "efficiency")
     table = plain_table("mode", *numbers, right=numbers)
@@ -174,7 +174,7 @@ def show_times(plans: "Sequence[Plan]", console: Console) -> None:
     console.print()
 
 
-def show_sent(network: "Summary", plans: "Sequence[Plan]", console: Console) -> None:
+def show_sent(network: "Summary", plans: "Sequence[ScalingPlan]", console: Console) -> None:
     """Print a line for each layer: the bytes that a device sends for it in each mode."""
     parallel = plans[1:]
     modes = tuple(plan.mode for plan in parallel)

@@ -37,7 +37,7 @@ from alexnet.errors import UsageError
 from alexnet.recipes import recipe as named_recipe
 
 if TYPE_CHECKING:
-    from alexnet.parallel import Call, Outcome
+    from alexnet.parallel import RankResult, TrainingSpec
     from alexnet.train import TrainReport
 
 PARALLEL = "Several devices"
@@ -180,9 +180,9 @@ def train(  # noqa: PLR0913 - typer makes an option of each parameter
         )
         print_report(report, data, None, json)
         return
-    from alexnet.parallel import Call
+    from alexnet.parallel import TrainingSpec
 
-    call = Call(
+    call = TrainingSpec(
         mode=parallel,
         data=data,
         run=run,
@@ -223,7 +223,9 @@ def chosen_settings(
     return settings
 
 
-def train_together(call: "Call", processes: int | None, max_restarts: int, port: int) -> "Outcome":
+def train_together(
+    call: "TrainingSpec", processes: int | None, max_restarts: int, port: int
+) -> "RankResult":
     """Be one of the processes that torchrun has started, or start them."""
     from alexnet.parallel import launch, started_by_torchrun, train_rank
 

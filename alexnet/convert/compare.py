@@ -21,7 +21,7 @@ Engine = Callable[[NDArray[np.uint8]], Tensor]
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
 """Images, and their labels where they are known."""
 
-BATCH_SIZE = 16
+COMPARISON_BATCH = 16
 RANDOM_IMAGES = 8
 
 
@@ -126,7 +126,7 @@ class Images:
 
     def _stored(self, split: Split, total: int) -> Iterator[Batch]:
         places = np.linspace(0, len(split), total, endpoint=False).astype(np.int64)
-        for part in np.split(places, range(1, total, BATCH_SIZE)):
+        for part in np.split(places, range(1, total, COMPARISON_BATCH)):
             yield split.read(part), split.labels[part] if self.labelled else None
 
     def _made_up(self) -> Iterator[Batch]:

@@ -16,8 +16,8 @@ from alexnet.convert.formats import FORMATS, WHOLE_ONNX, Format, need, open_onnx
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.progress import SILENT, Progress
 from alexnet.storage import checkpoint
-from alexnet.storage.atomic import written_aside
-from alexnet.storage.checkpoint import Which
+from alexnet.storage.atomic import atomic_write
+from alexnet.storage.checkpoint import CheckpointName
 from alexnet.storage.run import Run
 
 LIMIT, INT8_LIMIT = 1e-4, 1.0
@@ -48,7 +48,7 @@ def export_run(  # noqa: PLR0913 - each is an option of the command
     out: str | Path,
     format: str = "onnx",  # noqa: A002 - the word of the command line
     *,
-    which: Which = "best",
+    which: CheckpointName = "best",
     with_preprocessing: bool = False,
     int8: bool = False,
     check: str | Path | None = None,
@@ -70,7 +70,7 @@ def export_run(  # noqa: PLR0913 - each is an option of the command
     if int8 and not images.labelled:
         raise DataError("int8 reports its error: add --check DATA with the classes of the run")
     model, card = _load(opened, which)
-    with written_aside(place) as aside:
+    with atomic_write(place) as aside:
         chosen.write(model, card, aside)
         engine_name, engine = chosen.open(aside, model, opened.preprocessing)
         own = engine_of(model, opened.preprocessing, probabilities=with_preprocessing)
@@ -106,7 +106,7 @@ def _choose(name: str, *, whole: bool, int8: bool) -> Format:
     return WHOLE_ONNX if whole else FORMATS[name]
 
 
-def _load(run: Run, which: Which) -> tuple[nn.Sequential, Card]:
+def _load(run: Run, which: CheckpointName) -> tuple[nn.Sequential, Card]:
     """Load the network on the CPU and write its card."""
     model, saved = run.load(which)
     entries = checkpoint.read_manifest(run.path)["checkpoints"]

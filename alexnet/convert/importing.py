@@ -23,7 +23,7 @@ from alexnet.errors import CheckpointError, UsageError
 from alexnet.networks.registry import create_model, list_models, weight_layers
 from alexnet.progress import SILENT, Progress
 from alexnet.storage import checkpoint
-from alexnet.storage.atomic import sha256_of, written_aside
+from alexnet.storage.atomic import atomic_write, sha256_of
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
@@ -136,7 +136,7 @@ def _import(path: Path, out: Path, told: Told) -> ImportReport:
     digest = sha256_of(path)
     imported = {"file": path.name, "format": stored.format, "sha256": digest, "preprocessing": way}
     note = {"data": {"path": f"imported from {path.name}", "fingerprint": ""}, "imported": imported}
-    with written_aside(out) as aside:
+    with atomic_write(out) as aside:
         Run.write(aside, settings, classes, titles, preprocessing, note)
         nothing_learned_yet = torch.optim.SGD(network.parameters())
         checkpoint.save(aside, network, nothing_learned_yet, checkpoint.Position())

@@ -100,7 +100,7 @@ def run_demo(
 def demo_settings(epochs: int, seed: int) -> Settings:
     """Return the recipe "small" in a hurry: it sees each drawing a few times only."""
     small = replace(recipe("small"), model="alexnet_small", epochs=epochs, seed=seed)
-    return replace(small, lr=0.001, min_crop=0.8, dropout=0.2)
+    return replace(small, lr=0.001, min_crop_scale=0.8, dropout=0.2)
 
 
 def refuse_other_run(run: Path, settings: Settings) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from alexnet.errors import UsageError
-from alexnet.kernels.accelerated import Engine, FastNetwork
+from alexnet.kernels.accelerated import AcceleratedNetwork, Engine
 from alexnet.kernels.convolutions import Choose, cpu_forms
 
 __all__ = ["accelerate"]
@@ -49,7 +49,9 @@ def accelerate(model: nn.Sequential, *, weights: str = "float32") -> nn.Module:
         cuda_check.check_once(device)
         choose = cuda_forms.forms_on(device)
     rows = OrderedDict(model.named_children())
-    return FastNetwork(rows, engine, device.type, choose, WEIGHTS[weights]).train(model.training)
+    return AcceleratedNetwork(rows, engine, device.type, choose, WEIGHTS[weights]).train(
+        model.training
+    )
 
 
 @cache

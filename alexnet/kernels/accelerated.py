@@ -33,7 +33,7 @@ class Engine(Protocol):
         """Run `block` on `x` (N, C, H, W)."""
 
 
-class FastNetwork(nn.Sequential):
+class AcceleratedNetwork(nn.Sequential):
     """A network of the same rows, with the same parameters and names, that runs faster.
 
     Hooks of rows are not called where several rows run as one. On another kind of device than
@@ -50,7 +50,9 @@ class FastNetwork(nn.Sequential):
     ) -> None:
         super().__init__(rows)
         self.device_type = device_type
-        self.again = partial(FastNetwork, engine=engine, device_type=device_type, choose=choose)
+        self.again = partial(
+            AcceleratedNetwork, engine=engine, device_type=device_type, choose=choose
+        )
         self.stages = Builder(engine, choose, weights).stages(list(rows.values()))
         self.cells = first_cells(rows.values())
         """The form in which images may be given, too; None if there is none."""

@@ -19,7 +19,7 @@ Sides = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Forms:
+class ConvAlgorithm:
     """How convolutions are computed."""
 
     channels_last: bool = False
@@ -30,16 +30,16 @@ class Forms:
     """Groups as PyTorch runs them, as a convolution each, or as one whose other weights are 0."""
 
 
-Choose = Callable[[Tensor, nn.Conv2d], Forms]
+Choose = Callable[[Tensor, nn.Conv2d], ConvAlgorithm]
 """Returns the forms in which a convolution is computed on such images."""
 
 
-def cpu_forms(_x: Tensor, _conv: nn.Conv2d) -> Forms:
+def cpu_forms(_x: Tensor, _conv: nn.Conv2d) -> ConvAlgorithm:
     """Return what is fastest on a CPU, by measurements (docs/speed.md); GPUs: `cuda_forms`."""
-    return Forms(channels_last=True)
+    return ConvAlgorithm(channels_last=True)
 
 
-class Cells(NamedTuple):
+class SpaceToDepth(NamedTuple):
     """The images of a network whose first convolution has a stride, rearranged for it.
 
     Each `stride` x `stride` square of pixels is one pixel of 3 * stride**2 channels.
@@ -52,10 +52,10 @@ class Cells(NamedTuple):
     """Channels, rows and columns."""
 
 
-def convolve(x: Tensor, conv: nn.Conv2d, forms: Forms) -> Tensor:
+def convolve(x: Tensor, conv: nn.Conv2d, forms: ConvAlgorithm) -> Tensor:
     """Convolve `x` (N, C, H, W) with the weights of `conv`, in the forms given.
 
-    `x` may be rearranged for that already (`Cells`).
+    `x` may be rearranged for that already (`SpaceToDepth`).
     """
     if forms.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -135,7 +135,7 @@ def cells_along(length: int, kernel: int, stride: int) -> int:
     return (length - kernel) // stride + -(-kernel // stride)
 
 
-def first_cells(rows: Iterable[nn.Module]) -> Cells | None:
+def first_cells(rows: Iterable[nn.Module]) -> SpaceToDepth | None:
     """Return how images are rearranged for the first convolution of a network's rows.
 
     None if it has no stride, or the table begins in a way that is not known here.
@@ -156,7 +156,7 @@ def first_cells(rows: Iterable[nn.Module]) -> Cells | None:
     return _cells(shape, pad, row) if row.groups == 1 and row.stride[0] > 1 else None
 
 
-def _cells(shape: tuple[int, int, int], pad: Sides, conv: nn.Conv2d) -> Cells | None:
+def _cells(shape: tuple[int, int, int], pad: Sides, conv: nn.Conv2d) -> SpaceToDepth | None:
     """Return the cells of images of that shape, with zeros of `pad` and of `conv` around them."""
     left, right, top, bottom = pad
     (channels, height, width), stride = shape, conv.stride[0]
@@ -165,4 +165,4 @@ def _cells(shape: tuple[int, int, int], pad: Sides, conv: nn.Conv2d) -> Cells | 
         return None
     rows = cells_along(height + top + bottom + 2 * own_rows, conv.kernel_size[0], stride)
     columns = cells_along(width + left + right + 2 * own_columns, conv.kernel_size[1], stride)
-    return Cells(stride, top + own_rows, (channels * stride**2, rows, columns))
+    return SpaceToDepth(stride, top + own_rows, (channels * stride**2, rows, columns))

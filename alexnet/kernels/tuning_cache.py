@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.errors import StorageError
-from alexnet.storage.atomic import written_aside
+from alexnet.storage.atomic import atomic_write
 from alexnet.storage.untrusted import parse_json
 
 
@@ -21,7 +21,7 @@ def cache_folder() -> Path:
     return Path(base) / "alexnet" / "kernels"
 
 
-class Kept:
+class TuningCache:
     """Values by name in a JSON file; without a file that can be read or written, in memory only."""
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class Kept:
     def put(self, name: str, value: Any) -> None:
         """Keep a plain JSON value under `name`, beside what other processes have kept meanwhile."""
         self.values = self._read() | self.values | {name: value}
-        with suppress(StorageError), written_aside(self.path) as aside:
+        with suppress(StorageError), atomic_write(self.path) as aside:
             aside.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
 
     def _read(self) -> dict[str, Any]:

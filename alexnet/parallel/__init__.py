@@ -9,15 +9,15 @@ What is computed is what one process computes, whatever the mode and the number 
 for `alexnet.train.train_model` in a program of one's own.
 """
 
-from alexnet.parallel.launching import Call, Outcome, launch, train_rank
+from alexnet.parallel.launching import RankResult, TrainingSpec, launch, train_rank
 from alexnet.parallel.process_group import MODES, TIMEOUT, join, started_by_torchrun
 from alexnet.parallel.sharding import tower_order
 
 __all__ = [
     "MODES",
     "TIMEOUT",
-    "Call",
-    "Outcome",
+    "RankResult",
+    "TrainingSpec",
     "join",
     "launch",
     "started_by_torchrun",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 
-class Traffic:
+class CommStats:
     """What one rank sends in the steps of a training.
 
     "forward" and "backward" are activations and their gradients, "weights" the gradients of

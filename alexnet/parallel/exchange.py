@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from alexnet.networks.layers import LocalResponseNorm, at_least_float32, channel_window_sum
-from alexnet.parallel.comm_stats import Traffic
+from alexnet.parallel.comm_stats import CommStats
 
 
 def parts(total: int, count: int) -> list[int]:
@@ -38,7 +38,7 @@ class Link:
     group: dist.ProcessGroup | None
     rank: int
     size: int
-    traffic: Traffic
+    traffic: CommStats
 
     @property
     def _sends_from_memory(self) -> bool:

@@ -43,7 +43,7 @@ def silent() -> Progress:
 
 
 @dataclass(frozen=True)
-class Call:
+class TrainingSpec:
     """A training as every rank of it is asked for; all of it can be sent to another process."""
 
     mode: str
@@ -61,13 +61,13 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RankResult:
     """How a training ended for a rank: a report, or an error that all ranks have alike."""
 
     rank: int
     report: TrainReport | None = None
     communication: tuple[dict[str, Any], ...] = ()
-    """For each rank: bytes sent in a step, by layer; peak memory; time. See `Traffic`."""
+    """For each rank: bytes sent in a step, by layer; peak memory; time. See `CommStats`."""
     error: str = ""
     exit_code: int = 0
 
@@ -80,7 +80,7 @@ class Outcome:
         return self.report
 
 
-def train_rank(call: Call) -> Outcome:
+def train_rank(call: TrainingSpec) -> RankResult:
     """Train as the rank that the environment says, as torchrun or `launch` has set it.
 
     After a restart it goes on from the last checkpoint. An error that another start would not mend
@@ -96,7 +96,7 @@ def train_rank(call: Call) -> Outcome:
     return outcome
 
 
-def _train_rank(call: Call) -> Outcome:
+def _train_rank(call: TrainingSpec) -> RankResult:
     rank, restarts = (int(os.environ.get(k, "0")) for k in ("RANK", "TORCHELASTIC_RESTART_COUNT"))
     progress = call.progress() if rank == 0 else SILENT
     if restarts:
@@ -115,16 +115,16 @@ def _train_rank(call: Call) -> Outcome:
                 team=team,
                 cache=call.cache,
             )
-            return Outcome(rank, report, tuple(team.report()))
+            return RankResult(rank, report, tuple(team.report()))
     except OF_ONE_RANK:
         raise
     except AlexnetError as error:
-        return Outcome(rank, error=str(error), exit_code=error.exit_code)
+        return RankResult(rank, error=str(error), exit_code=error.exit_code)
 
 
 def launch(
-    call: Call, processes: int | None = None, *, max_restarts: int = 3, port: int = 0
-) -> Outcome:
+    call: TrainingSpec, processes: int | None = None, *, max_restarts: int = 3, port: int = 0
+) -> RankResult:
     """Train with so many processes on this machine and return what rank 0 returns.
 
     Without `processes` there is one for each GPU, two for towers. When a rank fails or is lost, all
@@ -158,7 +158,7 @@ def launch(
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            outcomes: dict[int, Outcome] = elastic_launch(config, _started_rank)(call)
+            outcomes: dict[int, RankResult] = elastic_launch(config, _started_rank)(call)
         except ChildFailedError as error:
             raise WorkerError(first_failure(error, max_restarts, Path(folder))) from None
         except SignalException as error:
@@ -183,7 +183,7 @@ def handlers_restored() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _started_rank(call: Call) -> Outcome:
+def _started_rank(call: TrainingSpec) -> RankResult:
     # A process group of its own: Ctrl-C in a terminal would otherwise reach a rank twice, from the
     # terminal and from the launcher, and the second signal acts at once.
     os.setpgrp()

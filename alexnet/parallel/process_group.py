@@ -13,7 +13,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from alexnet.device import pick_device
 from alexnet.errors import AlexnetError, DataError, UsageError, WorkerError
-from alexnet.parallel.ranks import Mode, Ranks
+from alexnet.parallel.ranks import DistributedProcesses, Mode
 
 MODES: tuple[str, ...] = get_args(Mode)
 
@@ -34,7 +34,9 @@ def started_by_torchrun() -> bool:
 
 
 @contextmanager
-def join(mode: str, *, device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Ranks]:
+def join(
+    mode: str, *, device: str = "auto", timeout: float = TIMEOUT
+) -> Iterator[DistributedProcesses]:
     """Connect this process with the others that torchrun started, and give its team.
 
     Address, port, rank and their number come from the environment, as torchrun sets it. Each rank
@@ -53,7 +55,7 @@ def join(mode: str, *, device: str = "auto", timeout: float = TIMEOUT) -> Iterat
     patience = timedelta(seconds=timeout)
     _meet("cpu:gloo,cuda:nccl" if own_gpu else "gloo", patience)
     try:
-        team = Ranks(mode, place, patience)  # type: ignore[arg-type]
+        team = DistributedProcesses(mode, place, patience)  # type: ignore[arg-type]
     except RuntimeError as error:
         raise _no_meeting(error) from None
     alike = False

@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.config import Settings
 from alexnet.errors import AlexnetError, WorkerError
-from alexnet.parallel.comm_stats import Traffic
+from alexnet.parallel.comm_stats import CommStats
 from alexnet.parallel.exchange import Batch, Gather, Link
-from alexnet.parallel.sharding import Local, cut_towers, cut_units, share_images
+from alexnet.parallel.sharding import Local, shard_images, shard_towers, shard_units
 from alexnet.storage.checkpoint import Saved
 from alexnet.train.processes import ALONE, Accelerate
 
@@ -23,7 +23,7 @@ Mode = Literal["towers", "data", "hybrid"]
 Result = TypeVar("Result")
 
 
-class Ranks:
+class DistributedProcesses:
     """This process's place among those that `torch.distributed` has connected.
 
     `data` links the ranks between which a batch's images are divided, and over which gradients of
@@ -36,7 +36,7 @@ class Ranks:
         self.mode, self.device = mode, device
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.is_main = self.rank == 0
-        self.traffic = Traffic(timed=device.type == "cpu")
+        self.traffic = CommStats(timed=device.type == "cpu")
         self.batch = Batch()
         self.local = Local(nn.Sequential(), frozenset())
         everyone, pair = [list(range(self.size))], self.size // 2
@@ -86,11 +86,11 @@ class Ranks:
     def localize(self, model: nn.Sequential, settings: Settings) -> nn.Sequential:  # noqa: ARG002
         """Cut this rank's part out of a network."""
         if self.mode == "towers":
-            self.local = cut_towers(model, self.batch, self.data, self.parts)
+            self.local = shard_towers(model, self.batch, self.data, self.parts)
         elif self.mode == "hybrid":
-            self.local = cut_units(model, self.batch, self.data, self.parts)
+            self.local = shard_units(model, self.batch, self.data, self.parts)
         else:
-            self.local = share_images(model, self.batch, self.data)
+            self.local = shard_images(model, self.batch, self.data)
         return self.local.model
 
     def network(self, model: nn.Sequential, accelerate: Accelerate | None) -> nn.Module:

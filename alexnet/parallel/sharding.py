@@ -24,7 +24,7 @@ class Local:
     """Tensors of the state dict of which this rank holds a part, along the first dimension."""
 
 
-def share_images(model: nn.Sequential, batch: Batch, data: Link) -> Local:
+def shard_images(model: nn.Sequential, batch: Batch, data: Link) -> Local:
     """Return the whole network for a rank that sees a part of each batch's images."""
     _refuse_batch_norm(model, data)
     rows = [
@@ -34,7 +34,7 @@ def share_images(model: nn.Sequential, batch: Batch, data: Link) -> Local:
     return Local(nn.Sequential(OrderedDict(rows)), frozenset())
 
 
-def cut_towers(model: nn.Sequential, batch: Batch, data: Link, towers: Link) -> Local:
+def shard_towers(model: nn.Sequential, batch: Batch, data: Link, towers: Link) -> Local:
     """Return one of the paper's two towers: half of each layer's kernels and units.
 
     A row of groups is the tower's own; where a layer reads both towers, a `Gather` stands before
@@ -52,7 +52,7 @@ def cut_towers(model: nn.Sequential, batch: Batch, data: Link, towers: Link) -> 
     return _Cutter(batch, data, towers).cut(layers, first, gather_images=False)
 
 
-def cut_units(model: nn.Sequential, batch: Batch, data: Link, units: Link) -> Local:
+def shard_units(model: nn.Sequential, batch: Batch, data: Link, units: Link) -> Local:
     """Return the convolutions whole, for a part of the images, and a part of what follows.
 
     From the first fully connected layer on, this rank has some units of each layer, for all images.

@@ -24,10 +24,10 @@ from alexnet.prepare.manifest import Contents
 from alexnet.prepare.shards import IMAGES_PER_SHARD, ShardTask
 from alexnet.prepare.sources import open_source
 from alexnet.prepare.sources.base import Item, Listing, Source
-from alexnet.prepare.splits import Plan, plan_splits
+from alexnet.prepare.splits import SplitPlan, plan_splits
 from alexnet.prepare.statistics import ColorSums
 from alexnet.prepare.workers import write_shards
-from alexnet.prepare.workspace import Workplace, hold
+from alexnet.prepare.workspace import Workspace, hold
 from alexnet.progress import SILENT, Progress
 
 
@@ -129,7 +129,7 @@ def _refuse_inside(source: Path, out: Path) -> None:
         raise UsageError(f"{out} lies inside {source}; choose another place")
 
 
-def _plan(source: Source, options: Options, place: Workplace, progress: Progress) -> "_Job":
+def _plan(source: Source, options: Options, place: Workspace, progress: Progress) -> "_Job":
     listing = source.listing(progress)
     plan = plan_splits(listing.items, options.val_fraction, options.seed)
     for note in [*listing.notes, *plan.notes]:
@@ -154,9 +154,9 @@ class _Job:
 
     source: Source
     listing: Listing
-    plan: Plan
+    plan: SplitPlan
     options: Options
-    place: Workplace
+    place: Workspace
     progress: Progress
 
     def tasks(self, split: str) -> Iterator[ShardTask]:

@@ -16,14 +16,14 @@ from alexnet.dataset import FORMAT, MANIFEST, VERSION
 from alexnet.errors import DataError
 from alexnet.prepare.shards import ShardResult, ShardTask
 from alexnet.prepare.statistics import ColorSums
-from alexnet.prepare.workspace import Workplace
+from alexnet.prepare.workspace import Workspace
 
 
 @dataclass
 class Contents:
     """What goes into dataset.json, gathered split by split."""
 
-    place: Workplace
+    place: Workspace
     classes: Sequence[str]
     store: str
     sums: ColorSums

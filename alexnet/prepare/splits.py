@@ -13,7 +13,7 @@ _Key = tuple[str, str]  # label and name of an item
 
 
 @dataclass(frozen=True)
-class Plan:
+class SplitPlan:
     """The classes in the order of their labels, and the items of each split by their numbers."""
 
     classes: list[str]
@@ -21,7 +21,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def plan_splits(items: Sequence[Item], val_fraction: float, seed: int) -> Plan:
+def plan_splits(items: Sequence[Item], val_fraction: float, seed: int) -> SplitPlan:
     """Order the items by split, class and name; draw a validation split if there is none.
 
     Raises DataError if there is nothing, a name twice, or a class that training lacks.
@@ -44,7 +44,7 @@ def plan_splits(items: Sequence[Item], val_fraction: float, seed: int) -> Plan:
     splits = {split: numbers for split, numbers in found.items() if numbers}
     labels = sorted(set.union(*classes.values()))
     notes.append(_summary(len(labels), splits, "drawn from train" if drawn else ""))
-    return Plan(labels, splits, notes)
+    return SplitPlan(labels, splits, notes)
 
 
 def _refuse_twins(keys: Sequence[_Key], numbers: Sequence[int], split: str) -> None:

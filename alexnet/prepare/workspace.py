@@ -26,7 +26,7 @@ from alexnet.prepare.shards import ShardResult
 from alexnet.storage.atomic import flush, locked, sha256_of, sync
 
 
-class Workplace:
+class Workspace:
     """The folder in which one data set is made; get it from `hold`."""
 
     def __init__(self, out: Path) -> None:
@@ -130,14 +130,14 @@ class Workplace:
 
 
 @contextmanager
-def hold(out: Path) -> Iterator[Workplace]:
+def hold(out: Path) -> Iterator[Workspace]:
     """Hold the workplace of `out` for this process alone.
 
     Raises UsageError if OUT exists or another process is at work on it, and turns failures of the
     disk into StorageError. Work that has begun stays when an error leaves the context.
     """
     _refuse_existing(out)
-    place = Workplace(out)
+    place = Workspace(out)
     try:
         with locked(place.folder, f"another prepare is at work on {out}"):
             _refuse_existing(out)  # the other may have ended in between

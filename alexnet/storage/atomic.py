@@ -68,7 +68,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def written_aside(out: Path) -> Iterator[Path]:
+def atomic_write(out: Path) -> Iterator[Path]:
     """Give a place beside `out`, for a file or folder, that becomes `out` if all goes well.
 
     After an error it is removed, and what was at `out` before is still there. Raises `StorageError`

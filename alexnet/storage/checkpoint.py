@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from alexnet.errors import CheckpointError, DivergedError, StorageError
 from alexnet.storage.atomic import locked, publish, sha256_of, write_text
 
-Which = Literal["best", "last"]
+CheckpointName = Literal["best", "last"]
 
 KEPT = 2
 """How many of the newest checkpoints are kept, beside the best."""
@@ -125,7 +125,7 @@ def state_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     return tensors
 
 
-def load(run: Path, which: Which, *, prefix: str = "") -> Saved:
+def load(run: Path, which: CheckpointName, *, prefix: str = "") -> Saved:
     """Read the last or best checkpoint of a run, checked against its SHA-256.
 
     Only tensors whose names begin with `prefix` are read: `MODEL` for the weights alone.

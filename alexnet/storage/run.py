@@ -147,7 +147,7 @@ class Run:
         return create_model(self.model_name, len(self.classes), ablate=self.settings.ablate)
 
     def load_model(
-        self, device: torch.device | str = "cpu", which: checkpoint.Which = "best"
+        self, device: torch.device | str = "cpu", which: checkpoint.CheckpointName = "best"
     ) -> nn.Sequential:
         """Return the trained network in evaluation mode, its weights checked and on `device`.
 
@@ -156,7 +156,9 @@ class Run:
         model, _ = self.load(which)
         return model.to(device)
 
-    def load(self, which: checkpoint.Which = "best") -> tuple[nn.Sequential, checkpoint.Saved]:
+    def load(
+        self, which: checkpoint.CheckpointName = "best"
+    ) -> tuple[nn.Sequential, checkpoint.Saved]:
         """Return the trained network on the CPU, as `load_model` does, and where it comes from."""
         with torch.device("meta"):  # no weights are drawn, only to be replaced
             model = self.new_model()

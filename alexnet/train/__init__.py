@@ -26,8 +26,8 @@ from alexnet.optim import learning_rate, set_learning_rates
 from alexnet.progress import SILENT, Advance, Progress
 from alexnet.storage import checkpoint
 from alexnet.storage.run import Run
-from alexnet.train.hints import Reading, divergence, learning_hint
-from alexnet.train.image_cache import Arrived, Cache
+from alexnet.train.hints import StepLoss, divergence, learning_hint
+from alexnet.train.image_cache import Cache, DeviceBatch
 from alexnet.train.processes import ALONE, Accelerate, Team
 from alexnet.train.signals import noted_signals
 from alexnet.train.state import Job, announce, check_storage, open_job, open_run, restore
@@ -190,7 +190,7 @@ def _train_epoch(job: Job, look: Callable[[], None]) -> None:
                 _save(job)
 
 
-def _waited_for(job: Job, arrivals: Iterator[Arrived]) -> Generator[Arrived]:
+def _waited_for(job: Job, arrivals: Iterator[DeviceBatch]) -> Generator[DeviceBatch]:
     """Yield each batch, and count how long the training stood still until it was there."""
     while True:
         began = time.perf_counter()
@@ -201,7 +201,7 @@ def _waited_for(job: Job, arrivals: Iterator[Arrived]) -> Generator[Arrived]:
         yield arrived
 
 
-def _step(job: Job, indices: NDArray[np.int64], arrived: Arrived) -> None:
+def _step(job: Job, indices: NDArray[np.int64], arrived: DeviceBatch) -> None:
     """Make one update with the batch `indices`, of which `arrived` is this rank's share.
 
     The update is not made if the loss or the gradient is not finite; on a GPU that is noticed one
@@ -210,7 +210,7 @@ def _step(job: Job, indices: NDArray[np.int64], arrived: Arrived) -> None:
     position = job.position
     set_learning_rates(job.optimizer, _rate(job, position.batch + 1), job.settings_now)
     loss, norm = job.steps.compute(indices, arrived)
-    job.readings.add(Reading(position.epoch, position.step + 1, indices), loss, norm)
+    job.readings.add(StepLoss(position.epoch, position.step + 1, indices), loss, norm)
     _look(job)
     job.steps.update(norm)
     position.step, position.batch = position.step + 1, position.batch + 1

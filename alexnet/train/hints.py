@@ -16,7 +16,7 @@ from alexnet.storage.checkpoint import read_manifest
 
 
 @dataclass(frozen=True)
-class Reading:
+class StepLoss:
     """What a step's loss and the length of its gradient were."""
 
     epoch: int
@@ -32,7 +32,7 @@ class Reading:
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
-class Readings:
+class LossReader:
     """Reads the figures of each step back: before the update on a CPU, a step late on a GPU.
 
     A GPU computes behind the program, and would stand still if each step waited for its loss.
@@ -40,10 +40,10 @@ class Readings:
 
     def __init__(self, device: torch.device) -> None:
         self._behind = 1 if device.type == "cuda" else 0
-        self._waiting: deque[tuple[Reading, Tensor, torch.cuda.Event | None]] = deque()
+        self._waiting: deque[tuple[StepLoss, Tensor, torch.cuda.Event | None]] = deque()
         self.recent_loss, self.recent_images = 0.0, 0
 
-    def add(self, step: Reading, loss: Tensor, norm: Tensor) -> None:
+    def add(self, step: StepLoss, loss: Tensor, norm: Tensor) -> None:
         """Begin to read `loss` and `norm`, two scalars, of a step."""
         numbers = torch.stack([loss, norm.to(loss.dtype)])
         self._waiting.append((step, *self._on_its_way(numbers)))
@@ -58,7 +58,7 @@ class Readings:
         event.record()
         return host, event
 
-    def take(self, *, wait: bool = False) -> list[Reading]:
+    def take(self, *, wait: bool = False) -> list[StepLoss]:
         """Return what has been read since the last call; with `wait` all that was begun."""
         taken = []
         while len(self._waiting) > (0 if wait else self._behind):
@@ -66,7 +66,7 @@ class Readings:
             if event:
                 event.synchronize()
             loss, norm = numbers.tolist()
-            taken.append(Reading(step.epoch, step.step, step.indices, loss, norm))
+            taken.append(StepLoss(step.epoch, step.step, step.indices, loss, norm))
             self.recent_loss += loss * len(step.indices)
             self.recent_images += len(step.indices)
         return taken
@@ -115,7 +115,7 @@ def _is_due(step: int, log_steps: int) -> bool:
     return due <= step
 
 
-def divergence(reading: Reading, settings: Settings, split: Split, run: Path) -> str:
+def divergence(reading: StepLoss, settings: Settings, split: Split, run: Path) -> str:
     """Say where numbers stopped being finite, what is left, and what to do."""
     what = "gradient" if math.isfinite(reading.loss) else "loss"
     value = reading.norm if math.isfinite(reading.loss) else reading.loss

@@ -22,8 +22,8 @@ from alexnet.images.yuv420 import from_yuv420, to_yuv420
 from alexnet.loader import read_ahead
 
 Cache = Literal["auto", "device", "host", "none"]
-Place = Literal["device", "host", "none"]
-Form = Literal["rgb", "yuv420"]
+CacheLocation = Literal["device", "host", "none"]
+PixelFormat = Literal["rgb", "yuv420"]
 Indices = NDArray[np.int64]
 
 DEVICE_ROOM, LEAST_DEVICE_ROOM = 0.1, 4 * 2**30
@@ -33,11 +33,11 @@ HOST_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Plan:
+class CachePlan:
     """Where the images of a split are kept, and as what."""
 
-    place: Place
-    form: Form = "rgb"
+    place: CacheLocation
+    pixel_format: PixelFormat = "rgb"
     bytes: int = 0
     """What all of them take there."""
 
@@ -45,12 +45,12 @@ class Plan:
         """Say it for a person: "images in device memory, 12.3 GB"."""
         if self.place == "none":
             return "images from the disk, read ahead"
-        form = ", colour halved (YUV 4:2:0)" if self.form == "yuv420" else ""
+        form = ", colour halved (YUV 4:2:0)" if self.pixel_format == "yuv420" else ""
         return f"images in {self.place} memory{form}, {self.bytes / 1e9:,.1f} GB"
 
 
 @dataclass(frozen=True)
-class Fetched:
+class HostBatch:
     """What a reading thread hands over: rows of bytes in host memory, and where they belong."""
 
     indices: Indices
@@ -62,7 +62,7 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Arrived:
+class DeviceBatch:
     """A batch that is on the device, as the bytes that are kept of each image."""
 
     rows: Tensor
@@ -74,14 +74,14 @@ class Arrived:
 class Images:
     """The images of a split on their way to a device; get it from `open_images`."""
 
-    def __init__(self, split: Split, device: torch.device, plan: Plan) -> None:
+    def __init__(self, split: Split, device: torch.device, plan: CachePlan) -> None:
         self.split, self.device, self.plan = split, device, plan
         self.side = side_of(split)
         self._here = np.zeros(len(split), np.bool_)
         rows = 0 if plan.place == "none" else len(split)
         # Pages of host memory that nobody has written to take no room yet.
         self._kept = torch.empty(
-            (rows, image_bytes(self.side, plan.form)),
+            (rows, image_bytes(self.side, plan.pixel_format)),
             dtype=torch.uint8,
             device=device if plan.place == "device" else "cpu",
         )
@@ -98,7 +98,7 @@ class Images:
         for arrived in self.arrivals(requests):
             yield self.unpack(arrived)
 
-    def arrivals(self, requests: Sequence[Indices]) -> Iterator[Arrived]:
+    def arrivals(self, requests: Sequence[Indices]) -> Iterator[DeviceBatch]:
         """Yield the bytes of each request's images, in order, for who unpacks them or `unpack`.
 
         Files are read in threads, a few batches ahead, and the next batch is copied to the device
@@ -107,52 +107,52 @@ class Images:
         for fetched, rows in self._moved(read_ahead(self._fetch, requests)):
             if self.plan.place == "device":
                 self._keep(fetched, rows)
-                yield Arrived(self._kept, fetched.indices)
+                yield DeviceBatch(self._kept, fetched.indices)
             else:
-                yield Arrived(rows, np.arange(len(rows)))
+                yield DeviceBatch(rows, np.arange(len(rows)))
 
-    def unpack(self, arrived: Arrived) -> Tensor:
+    def unpack(self, arrived: DeviceBatch) -> Tensor:
         """Return the pixels of a batch: (B, S, S, 3) uint8."""
         rows = arrived.rows
         if self.plan.place == "device":
             rows = rows[torch.from_numpy(arrived.at).to(self.device)]
-        if self.plan.form == "yuv420":
+        if self.plan.pixel_format == "yuv420":
             return from_yuv420(rows, self.side)
         return rows.view(-1, self.side, self.side, 3)
 
-    def store_for(self, batch: int) -> Tensor:
+    def batch_buffer(self, batch: int) -> Tensor:
         """Return where rows are found in each step: those that the device keeps, or a new place.
 
         The new place is for one batch, as (batch, bytes of an image) uint8 on the device.
         """
         if self.plan.place == "device":
             return self._kept
-        size = image_bytes(self.side, self.plan.form)
+        size = image_bytes(self.side, self.plan.pixel_format)
         return torch.zeros(batch, size, dtype=torch.uint8, device=self.device)
 
-    def _fetch(self, indices: Indices) -> Fetched:
+    def _fetch(self, indices: Indices) -> HostBatch:
         """Bring to host memory what is not on the device; runs in a reading thread."""
         missing = indices[~self._here[indices]]
         if self.plan.place == "none":
-            return Fetched(indices, indices, self._pinned(self._pack(indices)))
+            return HostBatch(indices, indices, self._pinned(self._pack(indices)))
         if self.plan.place == "device":
-            return Fetched(indices, missing, self._pinned(self._pack(missing)))
+            return HostBatch(indices, missing, self._pinned(self._pack(missing)))
         if len(missing):
             self._kept[torch.from_numpy(missing)] = self._pack(missing)
             self._here[missing] = True
         rows = torch.index_select(self._kept, 0, torch.from_numpy(indices))
-        return Fetched(indices, indices, self._pinned(rows))
+        return HostBatch(indices, indices, self._pinned(rows))
 
     def _pack(self, indices: Indices) -> Tensor:
         """Read images from the disk and write them as rows of bytes, in the form that is kept."""
         pixels = torch.from_numpy(self.split.read(indices))
-        return to_yuv420(pixels) if self.plan.form == "yuv420" else pixels.flatten(1)
+        return to_yuv420(pixels) if self.plan.pixel_format == "yuv420" else pixels.flatten(1)
 
     def _pinned(self, rows: Tensor) -> Tensor:
         """Put rows where a GPU can fetch them by itself, while everybody else goes on."""
         return rows.pin_memory() if self.device.type == "cuda" else rows
 
-    def _moved(self, batches: Iterator[Fetched]) -> Iterator[tuple[Fetched, Tensor]]:
+    def _moved(self, batches: Iterator[HostBatch]) -> Iterator[tuple[HostBatch, Tensor]]:
         """Yield each batch with its rows on the device."""
         if self.device.type == "cuda":
             yield from _moved_by_stream(batches, self.device)
@@ -160,7 +160,7 @@ class Images:
         for fetched in batches:
             yield fetched, fetched.rows.to(self.device)
 
-    def _keep(self, fetched: Fetched, rows: Tensor) -> None:
+    def _keep(self, fetched: HostBatch, rows: Tensor) -> None:
         """Put on the device what is new there."""
         if len(fetched.new):
             self._kept[torch.from_numpy(fetched.new).to(self.device)] = rows
@@ -168,13 +168,15 @@ class Images:
 
 
 def _moved_by_stream(
-    batches: Iterator[Fetched], device: torch.device
-) -> Iterator[tuple[Fetched, Tensor]]:
+    batches: Iterator[HostBatch], device: torch.device
+) -> Iterator[tuple[HostBatch, Tensor]]:
     """Copy each batch on a stream of its own, begun before the caller gets the one before."""
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    waiting: tuple[Fetched, Tensor, torch.cuda.Event] | None = None
+    waiting: tuple[HostBatch, Tensor, torch.cuda.Event] | None = None
 
-    def arrived(fetched: Fetched, rows: Tensor, done: torch.cuda.Event) -> tuple[Fetched, Tensor]:
+    def arrived(
+        fetched: HostBatch, rows: Tensor, done: torch.cuda.Event
+    ) -> tuple[HostBatch, Tensor]:
         computing = torch.cuda.current_stream(device)
         computing.wait_event(done)
         rows.record_stream(computing)  # its memory is not given away while it is in use there
@@ -204,7 +206,7 @@ def open_images(
     return Images(split, device, plan_cache(len(split), side_of(split), cache, free))
 
 
-def plan_cache(images: int, side: int, cache: Cache, free: dict[str, int]) -> Plan:
+def plan_cache(images: int, side: int, cache: Cache, free: dict[str, int]) -> CachePlan:
     """Choose where `images` squares of `side` pixels are kept; `free` has the bytes of each place.
 
     Half the colour is only kept where all of it does not fit. Raises `UsageError` where `cache`
@@ -212,22 +214,22 @@ def plan_cache(images: int, side: int, cache: Cache, free: dict[str, int]) -> Pl
     """
     if cache not in get_args(Cache):
         raise UsageError(f"cache is one of {', '.join(get_args(Cache))}, not {cache!r}")
-    places: tuple[Place, ...] = ("device", "host") if cache == "auto" else ()
+    places: tuple[CacheLocation, ...] = ("device", "host") if cache == "auto" else ()
     if cache in ("device", "host"):
         places = (cache,)
-    forms: tuple[Form, ...] = ("rgb",) if side % 2 else ("rgb", "yuv420")
+    forms: tuple[PixelFormat, ...] = ("rgb",) if side % 2 else ("rgb", "yuv420")
     for place in places:
-        for form in forms:
-            needed = images * image_bytes(side, form)
+        for pixel_format in forms:
+            needed = images * image_bytes(side, pixel_format)
             if needed <= free[place]:
-                return Plan(place, form, needed)
+                return CachePlan(place, pixel_format, needed)
     if cache in ("device", "host"):
         least = images * image_bytes(side, forms[-1])
         raise UsageError(
             f"--cache {cache}: {images:,} images of {side} x {side} need {least / 1e9:,.1f} GB at "
             f"least, {free[cache] / 1e9:,.1f} GB are to be had there; choose auto or none"
         )
-    return Plan("none")
+    return CachePlan("none")
 
 
 def side_of(split: Split) -> int:
@@ -235,9 +237,9 @@ def side_of(split: Split) -> int:
     return int(split.read([]).shape[1])
 
 
-def image_bytes(side: int, form: Form) -> int:
+def image_bytes(side: int, pixel_format: PixelFormat) -> int:
     """Return what one image takes."""
-    return side * side * 3 // (2 if form == "yuv420" else 1)
+    return side * side * 3 // (2 if pixel_format == "yuv420" else 1)
 
 
 def free_device_memory(device: torch.device) -> int:

@@ -26,8 +26,8 @@ from alexnet.storage.atomic import check_writable
 from alexnet.storage.checkpoint import Position
 from alexnet.storage.metrics_log import MetricsLog
 from alexnet.storage.run import Run
-from alexnet.train.hints import Readings
-from alexnet.train.image_cache import Arrived, Cache, Images, open_images
+from alexnet.train.hints import LossReader
+from alexnet.train.image_cache import Cache, DeviceBatch, Images, open_images
 from alexnet.train.processes import Accelerate, Team
 from alexnet.transforms import Preprocessing
 
@@ -38,7 +38,7 @@ RESUMABLE = {"epochs", "log_steps", "tensorboard", "checkpoint_steps", "watchdog
 class Steps(Protocol):
     """How a training makes its updates (`alexnet.train.step`)."""
 
-    def compute(self, indices: NDArray[np.int64], arrived: Arrived) -> tuple[Tensor, Tensor]:
+    def compute(self, indices: NDArray[np.int64], arrived: DeviceBatch) -> tuple[Tensor, Tensor]:
         """Compute the batch `indices`, of which `arrived` is this rank's share.
 
         Return the batch's mean loss and the length of its gradient, two scalars on the device.
@@ -69,7 +69,7 @@ class Job:
     log: MetricsLog
     settings_now: Settings
     """Those of the epoch that is under way."""
-    readings: Readings
+    readings: LossReader
     images: Images
     """Those of the split "train", on their way to the device."""
     failed_saves: int = 0
@@ -134,7 +134,7 @@ def open_job(
         progress=progress,
         log=MetricsLog(run.path, tensorboard=settings.tensorboard, tell=progress.note),
         settings_now=settings,
-        readings=Readings(device),
+        readings=LossReader(device),
         images=open_images(dataset.split("train"), device, cache, sharers=local_processes()),
     )
 

@@ -1,6 +1,6 @@
 """One update of the network: forward, loss, backward, update rule, by PyTorch's operations.
 
-A network that can record whole steps for its device (`Recordable`) makes them in its own way.
+A network that can record whole steps for its device (`Capturable`) makes them in its own way.
 """
 
 from typing import Protocol, runtime_checkable
@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from alexnet import randomness
 from alexnet.device import autocast
-from alexnet.train.image_cache import Arrived
+from alexnet.train.image_cache import DeviceBatch
 from alexnet.train.state import Job, Steps
-from alexnet.transforms import augment, draw
+from alexnet.transforms import augment, sample_augment
 
 
 @runtime_checkable
-class Recordable(Protocol):
+class Capturable(Protocol):
     """What an accelerated network may be, too."""
 
     def record(self, job: Job) -> Steps | None:
@@ -28,7 +28,7 @@ class Recordable(Protocol):
 
 def open_steps(job: Job) -> Steps:
     """Return what makes the steps of `job`, whose weights and optimiser are those to begin with."""
-    recorded = job.network.record(job) if isinstance(job.network, Recordable) else None
+    recorded = job.network.record(job) if isinstance(job.network, Capturable) else None
     return recorded or PlainSteps(job)
 
 
@@ -38,7 +38,7 @@ class PlainSteps:
     def __init__(self, job: Job) -> None:
         self.job = job
 
-    def compute(self, indices: NDArray[np.int64], arrived: Arrived) -> tuple[Tensor, Tensor]:
+    def compute(self, indices: NDArray[np.int64], arrived: DeviceBatch) -> tuple[Tensor, Tensor]:
         """Compute the gradient."""
         job, position = self.job, self.job.position
         torch.manual_seed(randomness.step_seed(job.settings_now.seed, position.step + 1))
@@ -63,7 +63,7 @@ def share_of_loss(job: Job, indices: NDArray[np.int64], images: Tensor) -> Tenso
     position, settings, team = job.position, job.settings_now, job.team
     rows, answered = team.share(len(indices)), team.answered(len(indices))
     first = position.images + rows.start
-    draws = draw(settings, job.preprocessing, position.epoch, indices[rows], first)
+    draws = sample_augment(settings, job.preprocessing, position.epoch, indices[rows], first)
     inputs = augment(images, draws, job.preprocessing, settings)
     labels = torch.from_numpy(job.train.labels[indices[answered]]).to(job.device)
     team.begin(len(indices))

@@ -32,7 +32,7 @@ from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.progress import SILENT, Progress
 from alexnet.storage import checkpoint
 from alexnet.storage.run import Run
-from alexnet.train.image_cache import Arrived
+from alexnet.train.image_cache import DeviceBatch
 from alexnet.train.state import Job
 
 STEPS = 3
@@ -77,7 +77,9 @@ def timeless(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in CLOCK}
 
 
-def state(run: Path, which: checkpoint.Which = "last") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state(
+    run: Path, which: checkpoint.CheckpointName = "last"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     saved = checkpoint.load(run, which)
     return saved.tensors, timeless(vars(saved.position))
 
@@ -131,7 +133,7 @@ def watched_steps() -> Iterator[list[tuple[int, int, NDArray[np.int64]]]]:
     made: list[tuple[int, int, NDArray[np.int64]]] = []
     original = train._step
 
-    def step(job: Job, indices: NDArray[np.int64], arrived: Arrived) -> None:
+    def step(job: Job, indices: NDArray[np.int64], arrived: DeviceBatch) -> None:
         original(job, indices, arrived)
         made.append((job.position.epoch, job.position.step, indices))
 

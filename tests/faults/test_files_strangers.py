@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 # Pickles. Each makes the file `sentinel` where it is loaded the usual way.
 
 
-class Call:
+class TrainingSpec:
     """Pickles as a call, with a state on top where one is given."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
@@ -50,13 +50,13 @@ class Call:
 def corpus(sentinel: Path) -> dict[str, bytes]:
     command, code = f"touch {sentinel}", f"open({str(sentinel)!r}, 'w').close()"
     objects = {
-        "os.system": Call(os.system, command),
-        "eval": Call(eval, code),
-        "exec": Call(exec, code),
-        "nested getattr": Call(Call(getattr, Call(__import__, "os"), "system"), command),
-        "getattr of builtins": Call(Call(getattr, Call(__import__, "builtins"), "eval"), code),
-        "path": Call(Path.touch, sentinel),
-        "os.mknod": Call(os.mknod, str(sentinel)),
+        "os.system": TrainingSpec(os.system, command),
+        "eval": TrainingSpec(eval, code),
+        "exec": TrainingSpec(exec, code),
+        "nested getattr": TrainingSpec(TrainingSpec(getattr, TrainingSpec(__import__, "os"), "system"), command),
+        "getattr of builtins": TrainingSpec(TrainingSpec(getattr, TrainingSpec(__import__, "builtins"), "eval"), code),
+        "path": TrainingSpec(Path.touch, sentinel),
+        "os.mknod": TrainingSpec(os.mknod, str(sentinel)),
     }  # fmt: skip
     found = {}
     for name, value in objects.items():

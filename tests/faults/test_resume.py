@@ -173,7 +173,7 @@ def test_the_comparison_notices_what_is_not_restored(
     run, original = tmp_path / "run", checkpoint.load
     stop_in(tiny_data, run, 5)
 
-    def forgetful(run: Path, which: checkpoint.Which) -> checkpoint.Saved:
+    def forgetful(run: Path, which: checkpoint.CheckpointName) -> checkpoint.Saved:
         saved = original(run, which)
         start = getattr(checkpoint.Position(), field)
         return replace(saved, position=replace(saved.position, **{field: start}))

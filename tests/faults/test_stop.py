@@ -127,7 +127,7 @@ def test_a_long_evaluation_is_left_too(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "BATCH_SIZE", 3)  # five batches
+        patch.setattr(evaluate, "EVALUATION_BATCH", 3)  # five batches
         patch.setattr(evaluate, "log_probabilities", signalled)
         with pytest.raises(Interrupted):
             kill_points.finish(tiny_data, run)

@@ -24,10 +24,10 @@ SIZE = 5
 """The channels in a sum. All networks here have 5, which the additions below are written for."""
 GAP = SIZE // 2
 BEFORE, AFTER = 1, 2
-"""`Plan.norm`: normalise before the pool or after it; 0: not at all."""
+"""`BlockPlan.norm`: normalise before the pool or after it; 0: not at all."""
 
 
-class Plan(NamedTuple):
+class BlockPlan(NamedTuple):
     """What a kernel does: [ReLU] [normalisation] max-pool [normalisation] [ReLU]."""
 
     relu_first: bool
@@ -238,7 +238,7 @@ def make_rows(count: int, size: int, like: Any) -> Any:
 
 
 @part
-def make_shape(images: Any, plan: Plan) -> Shape:
+def make_shape(images: Any, plan: BlockPlan) -> Shape:
     """Lay out the rows of `images`."""
     width, channels = images.shape[2:]
     block = (width + plan.stride - 1) // plan.stride
@@ -252,7 +252,7 @@ def pooled_shape(out: Any, shape: Shape) -> Shape:
     return Shape(width, shape.towers, shape.step, width, 1, 1)
 
 
-def forward(images: Any, out: Any, first: int, last: int, plan: Plan) -> None:
+def forward(images: Any, out: Any, first: int, last: int, plan: BlockPlan) -> None:
     """Compute the images `first` to `last` of `out` (N, h, w, C) from `images` (N, H, W, C)."""
     height, shape = images.shape[1], make_shape(images, plan)
     small = pooled_shape(out, shape)
@@ -283,7 +283,7 @@ def forward(images: Any, out: Any, first: int, last: int, plan: Plan) -> None:
             store(result, result, out[n, i], small, plan.relu_last)
 
 
-def backward(images: Any, g_out: Any, g_in: Any, first: int, last: int, plan: Plan) -> None:
+def backward(images: Any, g_out: Any, g_in: Any, first: int, last: int, plan: BlockPlan) -> None:
     """Compute the gradient `g_in` by `images` from `g_out`, that by the result of `forward`."""
     height, shape = images.shape[1], make_shape(images, plan)
     small = pooled_shape(g_out, shape)

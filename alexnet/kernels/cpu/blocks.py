@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from alexnet.kernels.blocks import Block, ChannelNorm, MapNorm, MaxPool, Relu
 from alexnet.kernels.cpu import block_kernels as cpu_kernels
 from alexnet.kernels.cpu import spatial_norm as cpu_map_norm
-from alexnet.kernels.cpu.block_kernels import AFTER, BEFORE, SIZE, Plan
+from alexnet.kernels.cpu.block_kernels import AFTER, BEFORE, SIZE, BlockPlan
 from alexnet.kernels.tuning_cache import cache_folder
 from alexnet.networks.layers import at_least_float32
 
@@ -41,7 +41,7 @@ def supports(block: Block) -> bool:
     return plan_of(block) is not None
 
 
-def plan_of(block: Block) -> Plan | float | None:
+def plan_of(block: Block) -> BlockPlan | float | None:
     """Return what the kernels have to do for `block`; None where they cannot.
 
     They normalise across channels before or after one pool, each of both may be missing, and there
@@ -63,7 +63,7 @@ def plan_of(block: Block) -> Plan | float | None:
     place = ORDERS[kinds]
     # A number of another type would be another kernel, to be compiled again.
     k, alpha = float(norm.k), float(norm.alpha)
-    return Plan(first, last, place, norm.towers, k, alpha, pool.size, pool.stride)
+    return BlockPlan(first, last, place, norm.towers, k, alpha, pool.size, pool.stride)
 
 
 def pool_of(block: Block) -> MaxPool:
@@ -90,7 +90,7 @@ class CpuBlock(torch.autograd.Function):
     """The kernels, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: Plan | float, size: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, plan: BlockPlan | float, size: tuple[int, int]) -> Tensor:
         """Return the block's result, (N, C, *size) in channels-last format."""
         x = x.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(x)
@@ -115,7 +115,7 @@ class CpuBlock(torch.autograd.Function):
 Kernel = Callable[..., None]
 
 
-def share_out(kernel: Kernel, plan: Plan | float, *tensors: Tensor) -> None:
+def share_out(kernel: Kernel, plan: BlockPlan | float, *tensors: Tensor) -> None:
     """Run `kernel` on channels-last tensors, each thread on its part of the images."""
     arrays = [tensor.detach().permute(0, 2, 3, 1).numpy() for tensor in tensors]
     count = len(arrays[0])
@@ -141,9 +141,9 @@ class Kernels(NamedTuple):
     backward: Kernel
 
 
-def kernels_for(plan: Plan | float) -> Kernels:
+def kernels_for(plan: BlockPlan | float) -> Kernels:
     """Return the kernels that take such a plan."""
-    return block_kernels() if isinstance(plan, Plan) else map_norm_kernels()
+    return block_kernels() if isinstance(plan, BlockPlan) else map_norm_kernels()
 
 
 @cache

@@ -15,39 +15,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet.kernels.convolutions import Forms, convolve
-from alexnet.kernels.tuning_cache import Kept, cache_folder
+from alexnet.kernels.convolutions import ConvAlgorithm, convolve
+from alexnet.kernels.tuning_cache import TuningCache, cache_folder
 
 GROUPED = (
-    Forms(channels_last=True),
-    Forms(channels_last=True, groups="split"),
-    Forms(channels_last=True, groups="filled"),
+    ConvAlgorithm(channels_last=True),
+    ConvAlgorithm(channels_last=True, groups="split"),
+    ConvAlgorithm(channels_last=True, groups="filled"),
 )
-STRIDED = (Forms(channels_last=True), Forms(channels_last=True, unshuffle=True))
+STRIDED = (ConvAlgorithm(channels_last=True), ConvAlgorithm(channels_last=True, unshuffle=True))
 WARM_UP, TRIES = 3, 5
 
 Seconds = Callable[[Callable[[], object]], float]
 """Measures how long some work takes."""
 
 
-def candidates(conv: nn.Conv2d) -> Sequence[Forms]:
+def candidates(conv: nn.Conv2d) -> Sequence[ConvAlgorithm]:
     """List the forms that a convolution has on a GPU."""
     if conv.groups > 1:
         return GROUPED
     return STRIDED if conv.stride[0] > 1 else STRIDED[:1]
 
 
-class FastestForms:
+class Autotuner:
     """Returns the fastest form of a convolution on such images, measured once for each size.
 
     While a step is being recorded nothing can be measured: a form that is not known yet is then the
     first.
     """
 
-    def __init__(self, kept: Kept, device: str, seconds: Seconds) -> None:
+    def __init__(self, kept: TuningCache, device: str, seconds: Seconds) -> None:
         self.kept, self.device, self.seconds = kept, device, seconds
 
-    def __call__(self, x: Tensor, conv: nn.Conv2d) -> Forms:
+    def __call__(self, x: Tensor, conv: nn.Conv2d) -> ConvAlgorithm:
         """Choose for `x` (N, C, H, W)."""
         forms = candidates(conv)
         if len(forms) == 1 or x.shape[1] != conv.in_channels:
@@ -74,7 +74,7 @@ def describe(x: Tensor, conv: nn.Conv2d) -> str:
     return f"{images} x {sizes}, {conv.groups} groups, {dtype}, {work}{repeatable}"
 
 
-def work_of(x: Tensor, conv: nn.Conv2d, form: Forms) -> Callable[[], object]:
+def work_of(x: Tensor, conv: nn.Conv2d, form: ConvAlgorithm) -> Callable[[], object]:
     """Return what is measured: what the convolution does in a step, on the images at hand."""
     if not torch.is_grad_enabled():
         return lambda: convolve(x, conv, form)
@@ -104,9 +104,9 @@ def seconds_on_gpu(work: Callable[[], object]) -> float:
 
 
 @cache
-def kept_here() -> Kept:
+def kept_here() -> TuningCache:
     """Return what is kept of this machine's GPUs."""
-    return Kept(cache_folder() / "gpus.json")
+    return TuningCache(cache_folder() / "gpus.json")
 
 
 @cache
@@ -129,6 +129,6 @@ def identify(device: torch.device) -> str:
 
 
 @cache
-def forms_on(device: torch.device) -> FastestForms:
+def forms_on(device: torch.device) -> Autotuner:
     """Return what chooses the forms on a CUDA device."""
-    return FastestForms(kept_here(), identify(device), seconds_on_gpu)
+    return Autotuner(kept_here(), identify(device), seconds_on_gpu)

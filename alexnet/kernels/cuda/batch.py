@@ -3,7 +3,7 @@
 Crop, mirror, mean, colour, the type of the numbers and the order in memory: each input value is
 written once, and nothing else. Images may have their colour halved (`alexnet.images.yuv420`): their
 pixels are made on the way. The input may be in the form that conv1 reads best
-(`alexnet.kernels.convolutions.Cells`): `stride` x `stride` pixels become one with 3 * stride**2
+(`alexnet.kernels.convolutions.SpaceToDepth`): `stride` x `stride` pixels become one with 3 * stride**2
 channels, as torch's pixel_unshuffle makes it, with zeros around the image.
 """
 
@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.images.yuv420 import TO_RGB
-from alexnet.train.image_cache import Form
-from alexnet.transforms import Draws
+from alexnet.train.image_cache import PixelFormat
+from alexnet.transforms import AugmentParams
 
 RED_IN_RED, BLUE_IN_GREEN, RED_IN_GREEN, BLUE_IN_BLUE = map(tl.constexpr, TO_RGB)
 TILE = 512
 """Pixels written by one program."""
 
 
-def windows(draws: Draws, images: NDArray[np.int64], size: int, crop: int) -> Tensor:
+def windows(draws: AugmentParams, images: NDArray[np.int64], size: int, crop: int) -> Tensor:
     """Return (N, 4) int32 on the CPU: image's number, window's top and left, mirrored or not.
 
     `images` are the numbers of the images within the tensor that `prepare_batch` reads, of side
-    `size`. The windows are `alexnet.transforms.augment`'s where `min_crop` is 0.
+    `size`. The windows are `alexnet.transforms.augment`'s where `min_crop_scale` is 0.
     """
     places = size - crop + 1
     corners = [np.floor(at * places).astype(np.int32) for at in (draws.top, draws.left)]
@@ -48,7 +48,7 @@ def prepare_batch(
     out: Tensor,
     *,
     size: int,
-    form: Form = "rgb",
+    pixel_format: PixelFormat = "rgb",
     before: int = 0,
     divisor: float = 1.0,
 ) -> Tensor:
@@ -67,7 +67,7 @@ def prepare_batch(
     _kernel[grid](
         rows, table, shift, mean.contiguous(), out, rows.shape[1], size, before, *out.shape[2:],
         *out.stride(), divisor, crop=mean.shape[1], stride=stride, columns=columns, values=values,
-        halved=form == "yuv420",
+        halved=pixel_format == "yuv420",
     )  # fmt: skip
     return out
 

@@ -9,10 +9,10 @@ from alexnet import randomness
 from alexnet.device import dtype_of
 from alexnet.kernels.cuda.captured_step import CapturedStep, obstacle
 from alexnet.optim import PaperSGD
-from alexnet.train.image_cache import Arrived
+from alexnet.train.image_cache import DeviceBatch
 from alexnet.train.processes import Accelerate
 from alexnet.train.state import Job, Steps
-from alexnet.transforms import draw
+from alexnet.transforms import sample_augment
 
 
 def record(job: Job, accelerate: Accelerate) -> Steps | None:
@@ -33,7 +33,7 @@ class RecordedSteps:
     def __init__(self, job: Job, accelerate: Accelerate) -> None:
         assert isinstance(job.optimizer, PaperSGD)  # noqa: S101 - `obstacle` says so
         self.job = job
-        self.store = job.images.store_for(job.settings.batch_size)
+        self.store = job.images.batch_buffer(job.settings.batch_size)
         for parameter in job.model.parameters():
             if parameter.ndim == 4:  # as convolutions on a GPU read them
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -43,19 +43,21 @@ class RecordedSteps:
             job.preprocessing,
             job.settings_now,
             self.store,
-            form=job.images.plan.form,
+            pixel_format=job.images.plan.pixel_format,
             accelerate=accelerate,
             dtype=dtype_of(job.device, job.settings.precision),
             tell=job.progress.note,
         )
 
-    def compute(self, indices: NDArray[np.int64], arrived: Arrived) -> tuple[Tensor, Tensor]:
+    def compute(self, indices: NDArray[np.int64], arrived: DeviceBatch) -> tuple[Tensor, Tensor]:
         """Make the whole step, the update included."""
         job, position, settings = self.job, self.job.position, self.job.settings_now
         self.step.change(settings)
         if arrived.rows is not self.store:
             self.store[: len(arrived.rows)].copy_(arrived.rows)
-        draws = draw(settings, job.preprocessing, position.epoch, indices, position.images)
+        draws = sample_augment(
+            settings, job.preprocessing, position.epoch, indices, position.images
+        )
         seed = randomness.step_seed(settings.seed, position.step + 1)
         return self.step(arrived.at, draws, job.train.labels[indices], seed)
 

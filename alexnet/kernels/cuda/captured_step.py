@@ -1,7 +1,7 @@
 """A whole training step, recorded once as a CUDA graph and then replayed.
 
 Batch preparation, forward pass, loss, backward pass and update lie in the graph, so a step costs
-one launch. What changes from step to step is copied into fixed places before: which images and
+one launch. What changes from step to step is copied into fixed buffers before: which images and
 windows, colours, labels, learning rates. Dropout follows torch's generator, whose seed a replay
 reads. An update whose loss or gradients are not finite is not made.
 """
@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from alexnet.config import Settings
-from alexnet.kernels.convolutions import Cells
+from alexnet.kernels.convolutions import SpaceToDepth
 from alexnet.kernels.cuda.batch import prepare_batch, windows
 from alexnet.kernels.cuda.sgd import FusedUpdate
 from alexnet.optim import PaperSGD
-from alexnet.train.image_cache import Form
+from alexnet.train.image_cache import PixelFormat
 from alexnet.train.processes import Accelerate
-from alexnet.transforms import Draws, Preprocessing
+from alexnet.transforms import AugmentParams, Preprocessing
 
 LOG = logging.getLogger(__name__)
 WARM_UP = 3
@@ -39,14 +39,14 @@ def obstacle(model: nn.Sequential, optimizer: Optimizer, settings: Settings) -> 
     """Say why such a training cannot be recorded; None if it can."""
     if not isinstance(optimizer, PaperSGD):
         return f"the update rule {settings.optimizer} has no kernel of its own"
-    if settings.min_crop:
-        return "windows of any size (min_crop) are cut by torch"
+    if settings.min_crop_scale:
+        return "windows of any size (min_crop_scale) are cut by torch"
     if next(model.buffers(), None) is not None:
         return "the network has a state besides its weights (batch normalisation)"
     return None
 
 
-class Places(NamedTuple):
+class StaticBuffers(NamedTuple):
     """Where a step finds what it works on, always at the same address."""
 
     store: Tensor
@@ -87,12 +87,17 @@ class CapturedStep:
         settings: Settings,
         store: Tensor,
         *,
-        form: Form = "rgb",
+        pixel_format: PixelFormat = "rgb",
         accelerate: Accelerate | None = None,
         dtype: torch.dtype = torch.bfloat16,
         tell: Callable[[str], None] = LOG.warning,
     ) -> None:
-        self.settings, self.size, self.form, self.tell = settings, preprocessing.size, form, tell
+        self.settings, self.size, self.pixel_format, self.tell = (
+            settings,
+            preprocessing.size,
+            pixel_format,
+            tell,
+        )
         self.mean = preprocessing.mean.contiguous()
         self.copy = _copy(model, dtype)
         self.network = accelerate(self.copy) if accelerate else self.copy
@@ -101,9 +106,9 @@ class CapturedStep:
         self.copies: dict[Tensor, Tensor] = {own: x for own, x in pairs if own is not x}
         self.update = FusedUpdate(optimizer, {own: x.detach() for own, x in self.copies.items()})
         self.leaves = [self.copies.get(own, own) for own in self.update.parameters]
-        plain = Cells(1, 0, (3, preprocessing.crop, preprocessing.crop))
-        self.cells: Cells = getattr(self.network, "cells", None) or plain
-        self.places = _places(store, settings.batch_size, self.cells.shape, dtype)
+        plain = SpaceToDepth(1, 0, (3, preprocessing.crop, preprocessing.crop))
+        self.cells: SpaceToDepth = getattr(self.network, "cells", None) or plain
+        self.buffers = _buffers(store, settings.batch_size, self.cells.shape, dtype)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.records = store.is_cuda
 
@@ -113,7 +118,7 @@ class CapturedStep:
             self.settings, self.graph = settings, None
 
     def __call__(
-        self, numbers: NDArray[np.int64], draws: Draws, labels: NDArray[np.int64], seed: int
+        self, numbers: NDArray[np.int64], draws: AugmentParams, labels: NDArray[np.int64], seed: int
     ) -> tuple[Tensor, Tensor]:
         """Make one step on the images `numbers` of the store; return its loss and gradient's norm.
 
@@ -121,12 +126,12 @@ class CapturedStep:
         step overwrites them; where one is not finite, the weights are as they were. A batch smaller
         than the settings' is computed without the recording.
         """
-        count, places = len(numbers), self.places
+        count, buffers = len(numbers), self.buffers
         table = windows(draws, numbers, self.size, self.mean.shape[1])
-        places.table[:count].copy_(table, non_blocking=True)
-        places.shift[:count].copy_(torch.from_numpy(draws.shift), non_blocking=True)
-        places.labels[:count].copy_(torch.from_numpy(labels), non_blocking=True)
-        recorded = self.records and count == len(places.labels)
+        buffers.table[:count].copy_(table, non_blocking=True)
+        buffers.shift[:count].copy_(torch.from_numpy(draws.shift), non_blocking=True)
+        buffers.labels[:count].copy_(torch.from_numpy(labels), non_blocking=True)
+        recorded = self.records and count == len(buffers.labels)
         if recorded and self.graph is None:
             self.graph = self._recording()
         self.update.set_rates()
@@ -135,7 +140,7 @@ class CapturedStep:
             self.graph.replay()
         else:
             self._work(count)
-        return places.loss, places.norm
+        return buffers.loss, buffers.norm
 
     def _recording(self) -> torch.cuda.CUDAGraph | None:
         """Record a step and compare it with the step itself; None if it cannot be used."""
@@ -153,19 +158,19 @@ class CapturedStep:
 
     def _difference(self, graph: torch.cuda.CUDAGraph) -> str:
         """Say how a replay differs from the step, both on other images than were recorded."""
-        places, count = self.places, len(self.places.labels)
-        table, labels = places.table.clone(), places.labels.clone()
-        places.table.copy_(table.flip(0))
-        places.labels.copy_(labels.roll(1))
+        buffers, count = self.buffers, len(self.buffers.labels)
+        table, labels = buffers.table.clone(), buffers.labels.clone()
+        buffers.table.copy_(table.flip(0))
+        buffers.labels.copy_(labels.roll(1))
         figures = []
         try:
             for work in (partial(self._work, count), graph.replay):
                 torch.manual_seed(count)
                 work()
-                figures.append(torch.stack([places.loss, places.norm]).tolist())
+                figures.append(torch.stack([buffers.loss, buffers.norm]).tolist())
         finally:
-            places.table.copy_(table)
-            places.labels.copy_(labels)
+            buffers.table.copy_(table)
+            buffers.labels.copy_(labels)
         made, replayed = figures
         if np.allclose(made, replayed, rtol=SAME, atol=0, equal_nan=True):
             return ""
@@ -176,30 +181,30 @@ class CapturedStep:
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(WARM_UP):
-                self._work(len(self.places.labels))
+                self._work(len(self.buffers.labels))
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         # Threads that read images take pinned memory meanwhile: that is no part of the recording.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._work(len(self.places.labels))
+            self._work(len(self.buffers.labels))
         return graph
 
     def _work(self, count: int) -> None:
-        """Do all that a step does on the device, for the first `count` places."""
-        places, settings = self.places, self.settings
+        """Do all that a step does on the device, for the first `count` buffers."""
+        buffers, settings = self.buffers, self.settings
         divisor = 1 + settings.lighting if settings.lighting_rescale else 1.0
         images = prepare_batch(
-            places.store, places.table[:count], places.shift[:count], self.mean,
-            places.input[:count], size=self.size, form=self.form, before=self.cells.before,
+            buffers.store, buffers.table[:count], buffers.shift[:count], self.mean,
+            buffers.input[:count], size=self.size, pixel_format=self.pixel_format, before=self.cells.before,
             divisor=divisor,
         )  # fmt: skip
         logits = self.network(images).float()
         smoothing = settings.label_smoothing
-        loss = F.cross_entropy(logits, places.labels[:count], label_smoothing=smoothing)
+        loss = F.cross_entropy(logits, buffers.labels[:count], label_smoothing=smoothing)
         gradients = torch.autograd.grad(loss, self.leaves)
-        places.loss.copy_(loss.detach())
-        places.norm.copy_(self._clip(gradients))
-        self.update.apply_it.copy_(torch.isfinite(places.loss) & torch.isfinite(places.norm))
+        buffers.loss.copy_(loss.detach())
+        buffers.norm.copy_(self._clip(gradients))
+        self.update.apply_it.copy_(torch.isfinite(buffers.loss) & torch.isfinite(buffers.norm))
         self.update.update(gradients)
 
     def _clip(self, gradients: tuple[Tensor, ...]) -> Tensor:
@@ -219,10 +224,12 @@ def _copy(model: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
     return copy.deepcopy(model).to(dtype)
 
 
-def _places(store: Tensor, batch: int, shape: tuple[int, int, int], dtype: torch.dtype) -> Places:
+def _buffers(
+    store: Tensor, batch: int, shape: tuple[int, int, int], dtype: torch.dtype
+) -> StaticBuffers:
     device = store.device
     images = torch.empty(batch, *shape, dtype=dtype, device=device)
-    return Places(
+    return StaticBuffers(
         store=store,
         table=torch.zeros(batch, 4, dtype=torch.int32, device=device),
         shift=torch.zeros(batch, 3, device=device),

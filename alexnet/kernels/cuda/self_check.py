@@ -17,14 +17,15 @@ from torch.nn import functional as F
 
 from alexnet.config import Settings
 from alexnet.errors import AlexnetError, WorkerError
+from alexnet.images.yuv420 import from_yuv420, to_yuv420
 from alexnet.kernels.blocks import ChannelNorm, MapNorm, MaxPool, Relu, Step
 from alexnet.kernels.cuda import autotune as cuda_forms
 from alexnet.kernels.cuda import blocks as cuda_blocks
 from alexnet.kernels.cuda.batch import prepare_batch, windows
 from alexnet.kernels.cuda.sgd import FusedUpdate
 from alexnet.optim import PaperSGD
-from alexnet.train.image_cache import Form, from_yuv420, to_yuv420
-from alexnet.transforms import Preprocessing, augment, draw
+from alexnet.train.image_cache import PixelFormat
+from alexnet.transforms import Preprocessing, augment, sample_augment
 
 RunBlock = Callable[[Tensor, tuple[Step, ...]], Tensor]
 
@@ -225,16 +226,22 @@ def _batch(device: torch.device) -> Iterator[Comparison]:
     mean = _random(3, size, size).abs() * 100
     colors = ((0.6, 0.7, 0.4), (0.6, 0.1, -0.8), (0.6, -0.7, 0.4))
     preprocessing = Preprocessing(size, crop, mean, (50.0, 10.0, 5.0), colors)
-    draws = draw(Settings(), preprocessing, 1, numbers)
+    draws = sample_augment(Settings(), preprocessing, 1, numbers)
     out = torch.empty(len(numbers), 3, crop, crop, device=device)
     table = windows(draws, numbers, size, crop).to(device)
     shift = torch.from_numpy(draws.shift).to(device)
-    forms: dict[Form, Tensor] = {"rgb": images.flatten(1), "yuv420": to_yuv420(images)}
-    for form, rows in forms.items():
-        pixels = from_yuv420(rows, size) if form == "yuv420" else images
+    forms: dict[PixelFormat, Tensor] = {"rgb": images.flatten(1), "yuv420": to_yuv420(images)}
+    for pixel_format, rows in forms.items():
+        pixels = from_yuv420(rows, size) if pixel_format == "yuv420" else images
         expected = augment(pixels, draws, preprocessing, Settings())
         prepare_batch(
-            rows.to(device), table, shift, preprocessing.mean.to(device), out, size=size, form=form
+            rows.to(device),
+            table,
+            shift,
+            preprocessing.mean.to(device),
+            out,
+            size=size,
+            pixel_format=pixel_format,
         )
-        name = f"the preparation of a batch ({form})"
+        name = f"the preparation of a batch ({pixel_format})"
         yield Comparison(name, _error(out, expected.double()), KERNEL_LIMIT)
