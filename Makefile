@@ -1,20 +1,29 @@
-# make demo | test | check | soak | bench-gpu | lint | format | clean   (another Python: make demo PYTHON=python3.12)
+# make demo | test | test-all | check | soak | bench-gpu | lint | format | clean
+# With another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: bench-gpu demo test check soak lint format clean
+.PHONY: bench-gpu demo test test-slow test-all check soak lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/alexnet demo
 
-# Two workers with one thread each: more threads would only fight over the cores.
-test: $(VENV)/.installed-dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Two workers with one thread each: more threads would only compete for the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-check: lint test
+test: $(VENV)/.installed-dev
+	@$(PYTEST) -m "not slow"
+
+# What `make test` leaves out: kill loops, process groups, large cases.
+test-slow: $(VENV)/.installed-dev
+	@$(PYTEST) -m slow
+
+test-all: test test-slow
+
+check: lint test-all
 
 # Twenty minutes of kills and damaged files: make soak MINUTES=60
 MINUTES ?= 20
@@ -40,7 +49,7 @@ clean:
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment. The two stamps keep it from being installed again until pyproject.toml changes.
+# The environment. It is installed again only when pyproject.toml is newer than the stamps.
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	@echo "Installing into $(VENV) (once, about a minute) ..."

@@ -2,7 +2,6 @@ from .analysis.features import extract_features as extract_features
 from .analysis.summary import Summary as Summary
 from .analysis.summary import summarize as summarize
 from .config import Settings as Settings
-from .config import override as override
 from .convert import ExportReport as ExportReport
 from .convert import ImportReport as ImportReport
 from .convert import export_run as export_run
@@ -31,6 +30,7 @@ from .prepare import prepare_dataset as prepare_dataset
 from .progress import Progress as Progress
 from .recipes import list_recipes as list_recipes
 from .recipes import recipe as recipe
+from .settings_text import override as override
 from .storage.run import Run as Run
 from .train import TrainReport as TrainReport
 from .train import train_model as train_model

@@ -1,11 +1,7 @@
-"""Where the numbers are computed: the choice of device, its description, and mixed precision."""
+"""Devices: choosing one, mixed precision, memory."""
 
 import ctypes
-import os
-import platform
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -42,26 +38,6 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def describe_device(device: torch.device) -> str:
-    """Name `device` for a person: "NVIDIA H200", or "AMD EPYC, 2 threads"."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return "Apple GPU (MPS)"
-    threads = torch.get_num_threads()
-    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def cpu_name() -> str:
-    """Read the processor's name where the system tells it, else return "CPU"."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "CPU"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "CPU"
-
-
 def dtype_of(device: torch.device, precision: str = "auto") -> torch.dtype:
     """Return the type in which a network computes at `precision`.
 
@@ -85,30 +61,10 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
-@contextmanager
-def repeatable(device: torch.device, wanted: bool) -> Iterator[None]:
-    """Let a CUDA device compute the same bits each time if that is `wanted`, else fastest.
-
-    cuDNN then takes algorithms without atomic additions, or tries all and takes the fastest; cuBLAS
-    gets a workspace of fixed size. Nothing changes on other devices, whose results repeat anyway.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first product
-    cudnn.deterministic, cudnn.benchmark = wanted, not wanted
-    try:
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
-
-
 def keep_memory() -> None:
-    """Let glibc keep freed memory instead of handing it back after every layer.
+    """Let glibc keep freed memory instead of returning it after every layer.
 
-    By default each large tensor is mapped afresh, and the kernel clears its pages one by one: two
+    By default each large tensor is mapped anew, and the operating system clears its pages: two
     fifths of a training step of AlexNet on a CPU (results/keep_memory). Without glibc this does
     nothing.
     """

@@ -1,7 +1,7 @@
-"""Errors on a split of a data set, from one view of each image or from ten (paper, section 4.1)."""
+"""Errors on a split of a data set, from one view of each image or from ten (P 4.1)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,20 @@ from alexnet.device import autocast, keep_memory, pick_device
 from alexnet.errors import DataError
 from alexnet.loader import read_ahead
 from alexnet.progress import SILENT, Progress
-from alexnet.storage.checkpoint import CheckpointName
-from alexnet.storage.metrics_log import confusion_matrix, ranks
+from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.run import Run
-from alexnet.train.processes import ALONE, Accelerate, Team
 from alexnet.transforms import Preprocessing, take_view, views
 
 EVALUATION_BATCH = 128
+"""Images evaluated at a time."""
+
+Accelerate = Callable[[nn.Sequential], nn.Module]
+"""Makes a faster module that computes what a network does, with the same parameters."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network gets wrong; every image of the split counts exactly once."""
+    """The errors of a network; every image of the split counts exactly once."""
 
     split: str
     images: int
@@ -68,7 +70,12 @@ def log_probabilities(
         with autocast(device, precision):
             logits = model(take_view(pixels, view, preprocessing))
         by_view.append(F.log_softmax(logits.cpu().double(), dim=1))
-    return torch.logsumexp(torch.stack(by_view), dim=0) - math.log(view_count)
+    return mean_of(by_view)
+
+
+def mean_of(each: Sequence[Tensor]) -> Tensor:
+    """Return the logarithm of the mean of probabilities that are given as logarithms."""
+    return torch.logsumexp(torch.stack(list(each)), dim=0) - math.log(len(each))
 
 
 def evaluate_split(
@@ -79,39 +86,30 @@ def evaluate_split(
     view_count: int = 1,
     precision: str = "auto",
     progress: Progress = SILENT,
-    team: Team = ALONE,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate the mean of `members` on every image of `split`; one network is a mean of one.
 
-    Each is a network and its preprocessing, on the same device. Probabilities are averaged, as for
-    the paper's "5 CNNs" (section 6.1). The ranks of a `team` share the images of each batch.
+    Each member is a network and its preprocessing, on the same device. Probabilities are averaged,
+    as for the paper's "5 CNNs" (P 6.1). `on_batch` is called after each batch.
     """
-    sizes = [
-        min(EVALUATION_BATCH, len(split) - at) for at in range(0, len(split), EVALUATION_BATCH)
-    ]
-    shares = [
-        np.arange(EVALUATION_BATCH * number, EVALUATION_BATCH * number + size)[team.share(size)]
-        for number, size in enumerate(sizes)
-    ]
-    modes = [model.training for model, _ in members]
+    was_training = [model.training for model, _ in members]
     for model, _ in members:
         model.eval()
-    all_scores = []
+    scores = []
+    batches = np.split(np.arange(len(split)), range(EVALUATION_BATCH, len(split), EVALUATION_BATCH))
     with progress.task(f"evaluate {split.split_name}", len(split), "images") as advance:
-        for size, images in zip(sizes, read_ahead(split.read, shares), strict=True):
-            team.begin(size)
+        for images in read_ahead(split.read, batches):
             each = [
                 log_probabilities(model, images, own, view_count=view_count, precision=precision)
                 for model, own in members
             ]
-            scores = torch.logsumexp(torch.stack(each), dim=0) - math.log(len(each))
-            all_scores.append(team.collect(scores, size))
-            advance(size)
-    for (model, _), mode in zip(members, modes, strict=True):
+            scores.append(mean_of(each))
+            on_batch()
+            advance(len(images))
+    for (model, _), mode in zip(members, was_training, strict=True):
         model.train(mode)
-    labels = torch.from_numpy(np.array(split.labels))
-    scores = torch.cat(all_scores)
-    return team.from_main(lambda: _count(split.split_name, scores, labels, classes, view_count))
+    return count_errors(split, torch.cat(scores), classes, view_count)
 
 
 def evaluate_run(
@@ -120,29 +118,26 @@ def evaluate_run(
     *,
     views: int = 1,
     split: str = "val",
-    which: CheckpointName = "best",
+    checkpoint: CheckpointName = "best",
     device: str = "auto",
     progress: Progress = SILENT,
     accelerate: Accelerate | None = None,
 ) -> Evaluation:
     """Evaluate a trained run, or the mean of several, on a split of a packed data set.
 
-    `accelerate` makes the faster form of each network that computes; None takes them as they are.
+    `accelerate` makes the faster form of each network that computes; None uses them as they are.
     Raises `DataError` if the data set has other classes, or images of another size, than a run was
     trained on.
     """
     keep_memory()
     runs = [Run.open(path) for path in ([run] if isinstance(run, str | Path) else run)]
-    dataset, place = Dataset(data), pick_device(device)
+    dataset, target = Dataset(data), pick_device(device)
+    members = []
     for opened in runs:
         _check_fit(opened, dataset, progress)
-    members = [
-        (
-            ALONE.network(opened.load_model(place, which), accelerate),
-            opened.preprocessing.to(place),
-        )
-        for opened in runs
-    ]
+        model = opened.load_model(target, checkpoint)
+        computes = accelerate(model) if accelerate else model
+        members.append((computes, opened.preprocessing.to(target)))
     return evaluate_split(
         members,
         dataset.split(split),
@@ -154,38 +149,37 @@ def evaluate_run(
 
 
 def _check_fit(run: Run, dataset: Dataset, progress: Progress) -> None:
+    size, resize = run.preprocessing.size, run.preprocessing.resize
     if list(dataset.classes) != run.classes:
         raise DataError(f"{dataset.path} has other classes than {run.path} was trained on")
-    if dataset.size != run.preprocessing.size:
+    if dataset.size != size:
         raise DataError(
             f"{dataset.path} holds images of side {dataset.size}, {run.path} was trained on "
-            f"{run.preprocessing.size}: prepare it with --size {run.preprocessing.size}"
+            f"{size}: prepare it with --size {size}"
         )
-    if dataset.resize != run.preprocessing.resize:
+    if dataset.resize != resize:
         progress.note(
-            f"{run.path} takes images made square by {run.preprocessing.resize}, {dataset.path} "
-            f"was made by {dataset.resize}: to measure the network as it was trained, prepare "
-            f"the data with --resize {run.preprocessing.resize}"
+            f"{run.path} was trained on images resized by {resize}, {dataset.path} by "
+            f"{dataset.resize}: to measure the network as it was trained, prepare the data with "
+            f"--resize {resize}"
         )
 
 
-def _count(
-    split: str, scores: Tensor, labels: Tensor, classes: list[str], view_count: int
-) -> Evaluation:
+def count_errors(split: Split, scores: Tensor, classes: list[str], view_count: int) -> Evaluation:
+    """Count the errors of `scores` (N, classes), the log probabilities of a split's images."""
+    labels = torch.from_numpy(np.array(split.labels))
     rank = ranks(scores, labels)
     wrong1, wrong5 = rank >= 1, rank >= 5
     per_class = []
     for index, name in enumerate(classes):
-        members = labels == index
-        images = int(members.sum())
-        errors = [
-            int(wrong[members].sum()) / images if images else None for wrong in (wrong1, wrong5)
-        ]
-        per_class.append(
-            {"class": name, "images": images, "top1_error": errors[0], "top5_error": errors[1]}
+        mine = labels == index
+        images = int(mine.sum())
+        top1, top5 = (
+            int(wrong[mine].sum()) / images if images else None for wrong in (wrong1, wrong5)
         )
+        per_class.append({"class": name, "images": images, "top1_error": top1, "top5_error": top5})
     return Evaluation(
-        split=split,
+        split=split.split_name,
         images=len(labels),
         views=view_count,
         loss=float(F.nll_loss(scores, labels)),
@@ -194,3 +188,19 @@ def _count(
         per_class=per_class,
         confusion=confusion_matrix(scores.argmax(1), labels, len(classes)).tolist(),
     )
+
+
+def ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return how many other classes score at least as high as the right one: (N,), 0 is best.
+
+    A tie or a NaN counts as an error: a network that gives all classes the same score is always
+    wrong.
+    """
+    right = scores.gather(1, labels[:, None])
+    return (~(scores < right)).sum(1) - 1
+
+
+def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Count images by true class (rows) and predicted class (columns): (classes, classes)."""
+    cells = torch.bincount(labels * classes + predicted, minlength=classes**2)
+    return cells.reshape(classes, classes)

@@ -1,4 +1,4 @@
-"""Reading batches ahead of their use, in threads: decoders and file reads release Python's lock."""
+"""Reading batches ahead in threads: decoders and file reads release Python's lock."""
 
 import os
 from collections import deque
@@ -10,7 +10,7 @@ Request = TypeVar("Request")
 Batch = TypeVar("Batch")
 
 MOST_THREADS = 16
-"""More only wait for each other: what is not decoding or reading holds Python's lock."""
+"""More would wait for each other: all but decoding and reading holds Python's lock."""
 
 
 def available_cores() -> int:
@@ -21,10 +21,10 @@ def available_cores() -> int:
 def read_ahead(
     read: Callable[[Request], Batch], requests: Iterable[Request], threads: int | None = None
 ) -> Iterator[Batch]:
-    """Yield read(request) for each request, in their order, a few of them already under way.
+    """Yield read(request) for each request, in order, while the next ones are being read.
 
-    An error in `read` is raised here, at its batch. Memory holds at most threads + 1 batches;
-    without `threads` there is one for each core, up to 16.
+    An error in `read` is raised here, at its batch. Memory holds at most threads + 1 batches. The
+    default is one thread for each core, up to 16.
     """
     threads = threads or min(MOST_THREADS, available_cores())
     pending: deque[Future[Batch]] = deque()

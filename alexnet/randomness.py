@@ -1,8 +1,8 @@
-"""Randomness without state: every draw is a function of the seed and of what it is drawn for.
+"""Randomness without state: every random number is a function of the seed and of its purpose.
 
-So nothing has to be saved or restored: the order of an epoch follows from (seed, epoch), the
-augmentation of an image from (seed, epoch, image), the dropout of a step from (seed, step), for any
-number of workers, devices or interruptions.
+The order of an epoch follows from (seed, epoch), the augmentation of an image from (seed, epoch,
+image), the dropout of a step from (seed, step). So nothing has to be saved or restored, and the
+number of workers, devices or interruptions changes nothing.
 """
 
 import numpy as np

@@ -1,12 +1,12 @@
 """From stored 8-bit images to the network's input: whole batches at once, on any device.
 
-Training: a random window, mirrored half of the time, its colour shifted (paper, section 4.1).
-Evaluation: the centre, or the ten views. Both subtract the centre of the mean image, as the 2012
-code does for every crop (convdata_jpeg.py:95).
+Training: a random crop, mirrored half of the time, its colour shifted (P 4.1). Evaluation: the
+centre, or the ten views. Both subtract the centre of the mean image, as the 2012 code does for
+every crop (convdata_jpeg.py:95).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet import randomness
-from alexnet.config import Settings
+from alexnet.config import AugmentationSettings, Settings
 from alexnet.errors import UsageError
 from alexnet.images.decode import RESIZES, Resize
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What turns an image into the input of a network; a run directory carries it."""
+    """How an image becomes the input of a network; a run directory stores it."""
 
     size: int
     """Side of the stored images in pixels; see `resize`."""
@@ -38,7 +38,7 @@ class Preprocessing:
     """How an image of any shape becomes a square of `size`."""
 
     def __post_init__(self) -> None:
-        """Refuse a crop larger than the images, and a word for `resize` that nobody knows."""
+        """Refuse a crop larger than the images and an unknown `resize`."""
         if self.resize not in RESIZES:
             raise ValueError(f"resize is {self.resize!r}, not {' or '.join(RESIZES)}")
         if self.crop > self.size:
@@ -53,35 +53,13 @@ class Preprocessing:
         start = (self.size - self.crop) // 2
         return self.mean_image[:, start : start + self.crop, start : start + self.crop]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return all but the mean image as plain JSON values."""
-        return {
-            "size": self.size,
-            "crop": self.crop,
-            "resize": self.resize,
-            "color_std": [float(x) for x in self.color_std],
-            "color_vectors": [[float(x) for x in row] for row in self.color_vectors],
-        }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any], mean_image: Tensor) -> "Preprocessing":
-        """Read what `as_json` wrote; runs from before `resize` scaled the short side."""
-        return cls(
-            size=values["size"],
-            crop=values["crop"],
-            mean_image=mean_image,
-            color_std=tuple(map(float, values["color_std"])),
-            color_vectors=tuple(tuple(map(float, row)) for row in values["color_vectors"]),
-            resize=values.get("resize", "short"),
-        )
-
     def to(self, device: torch.device) -> "Preprocessing":
-        """Return the same with its tensor on `device`."""
+        """Return a copy whose tensor is on `device`."""
         return replace(self, mean_image=self.mean_image.to(device))
 
 
 class View(NamedTuple):
-    """A window of an image by its top left corner in pixels, mirrored or not."""
+    """A crop of an image by its top left corner in pixels, mirrored or not."""
 
     top: int
     left: int
@@ -91,8 +69,8 @@ class View(NamedTuple):
 def views(size: int, crop: int, count: int) -> list[View]:
     """List the centre (count 1), or the four corners and the centre, each also mirrored (10).
 
-    Order and places are those of the 2012 code (convdata_jpeg.py:224-233). Raises `UsageError` for
-    another count.
+    Order and positions are those of the 2012 code (convdata_jpeg.py:224-233). Raises `UsageError`
+    for another count.
     """
     end, middle = size - crop, (size - crop) // 2
     if count == 1:
@@ -106,27 +84,27 @@ def views(size: int, crop: int, count: int) -> list[View]:
 def take_view(images: Tensor, view: View, preprocessing: Preprocessing) -> Tensor:
     """Cut `view` out of each image: (N, size, size, 3) uint8 to (N, 3, crop, crop) float32."""
     crop = preprocessing.crop
-    window = images[:, view.top : view.top + crop, view.left : view.left + crop]
-    window = window.permute(0, 3, 1, 2).float()
-    return (window.flip(3) if view.flip else window) - preprocessing.mean
+    cut = images[:, view.top : view.top + crop, view.left : view.left + crop]
+    cut = cut.permute(0, 3, 1, 2).float()
+    return (cut.flip(3) if view.flip else cut) - preprocessing.mean
 
 
 BLOCKS = 2**40
-"""Where the numbers of blocks begin, far from those of images."""
+"""Offset of the numbers of blocks, far from those of images."""
 
 
 @dataclass(frozen=True)
 class AugmentParams:
-    """The random choices for a batch of N images, drawn before any pixel is touched."""
+    """The random choices for a batch of N images, made before any pixel is touched."""
 
     top: NDArray[np.float64]
-    """(N,) place of the window from 0 (top) to 1 (bottom)."""
+    """(N,) position of the crop from 0 (top) to 1 (bottom)."""
     left: NDArray[np.float64]
     """(N,) the same from left to right."""
     flip: NDArray[np.bool_]
     """(N,) whether to mirror."""
     zoom: NDArray[np.float64]
-    """(N,) side of the window as a fraction of the image's side; unused where min_crop_scale is 0."""
+    """(N,) side of the crop as a fraction of the image's side; unused where min_crop_scale is 0."""
     shift: NDArray[np.float32]
     """(N, 3) what to add to red, green and blue."""
 
@@ -140,11 +118,11 @@ def sample_augment(
 ) -> AugmentParams:
     """Draw the augmentation of `images` (their indices in the split) in `epoch`.
 
-    `first` is how many images the epoch has had before: where `crop_block` images in a row share
-    their window and mirroring, their place in the epoch decides, not the image.
+    `first` is the number of images that the epoch has had before: where `crop_block` successive
+    images share crop and mirroring, their position in the epoch decides, not the image.
 
     The colour shift is p1 a1 s1 + p2 a2 s2 + p3 a3 s3 with a normal of standard deviation
-    `lighting`: one draw for each image each time that it is used. The paper calls s "eigenvalues";
+    `lighting`: one draw for each use of an image. The paper calls s "eigenvalues";
     the 2012 code has their square roots, and only these make sense in size (docs/paper.md).
     """
     numbers = randomness.uniforms(settings.seed, epoch, images, 10)
@@ -163,55 +141,66 @@ def sample_augment(
 
 
 def augment(
-    images: Tensor, draws: AugmentParams, preprocessing: Preprocessing, settings: Settings
+    images: Tensor,
+    params: AugmentParams,
+    preprocessing: Preprocessing,
+    settings: AugmentationSettings,
 ) -> Tensor:
-    """Apply `draws` to (N, size, size, 3) uint8 images: (N, 3, crop, crop) float32."""
-    cut = _scaled_windows if settings.min_crop_scale else _windows
-    shift = torch.from_numpy(draws.shift).to(images.device)
-    pixels = cut(images, draws, preprocessing.crop)  # new, so it can be changed in its place
+    """Apply `params` to (N, size, size, 3) uint8 images: (N, 3, crop, crop) float32."""
+    crops = _scaled_crops if settings.min_crop_scale else _crops
+    shift = torch.from_numpy(params.shift).to(images.device)
+    pixels = crops(images, params, preprocessing.crop)  # new memory, so it can be changed
     pixels.sub_(preprocessing.mean).add_(shift[:, :, None, None])
     return pixels / (1 + settings.lighting) if settings.lighting_rescale else pixels
 
 
-def _windows(images: Tensor, draws: AugmentParams, crop: int) -> Tensor:
-    """Cut windows of the crop's own size, each at its own whole pixel: 33 places for 224 in 256."""
-    places = images.shape[1] - crop + 1
-    top, left = (np.floor(x * places).astype(np.int64) for x in (draws.top, draws.left))
+def crop_corners(
+    params: AugmentParams, size: int, crop: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return top and left (N,) of each crop in pixels: 33 x 33 positions for 224 in 256."""
+    positions = size - crop + 1
+    top, left = (np.floor(x * positions).astype(np.int64) for x in (params.top, params.left))
+    return top, left
+
+
+def _crops(images: Tensor, params: AugmentParams, crop: int) -> Tensor:
+    """Cut crops of side `crop`, each at its own whole pixel."""
+    top, left = crop_corners(params, images.shape[1], crop)
     if images.device.type == "cpu":
-        return _windows_one_by_one(images, top, left, draws.flip, crop)
+        return _crops_one_by_one(images, top, left, params.flip, crop)
     steps = np.arange(crop)
     rows = top[:, None] + steps
     columns = left[:, None] + steps
-    columns = np.where(draws.flip[:, None], columns[:, ::-1], columns)
+    columns = np.where(params.flip[:, None], columns[:, ::-1], columns)
     row_index = torch.from_numpy(rows).to(images.device)[:, :, None]
     column_index = torch.from_numpy(columns).to(images.device)[:, None, :]
     image_index = torch.arange(len(images), device=images.device)[:, None, None]
     return images[image_index, row_index, column_index].permute(0, 3, 1, 2).float()
 
 
-def _windows_one_by_one(
+def _crops_one_by_one(
     images: Tensor,
     top: NDArray[np.int64],
     left: NDArray[np.int64],
     flip: NDArray[np.bool_],
     crop: int,
 ) -> Tensor:
-    """Do it without a table of places: three times as fast on a CPU, slower elsewhere."""
+    """Do it without an index of positions: three times as fast on a CPU, slower elsewhere."""
     out = images.new_empty((len(images), 3, crop, crop), dtype=torch.float32)
     for number, image in enumerate(images):
-        window = image[top[number] :, left[number] :][:crop, :crop].permute(2, 0, 1)
-        out[number] = window.flip(2) if flip[number] else window
+        cut = image[top[number] :, left[number] :][:crop, :crop].permute(2, 0, 1)
+        out[number] = cut.flip(2) if flip[number] else cut
     return out
 
 
-def _scaled_windows(images: Tensor, draws: AugmentParams, crop: int) -> Tensor:
-    """Cut windows of any size and place, and scale them to the crop, bilinearly."""
-    room = 1 - draws.zoom
-    mirror = np.where(draws.flip, -1.0, 1.0)
-    zero = np.zeros_like(draws.zoom)
-    # In grid_sample's coordinates the image spans -1 ... 1, so a window's centre lies in +-room.
-    across = np.stack([draws.zoom * mirror, zero, (2 * draws.left - 1) * room], axis=1)
-    down = np.stack([zero, draws.zoom, (2 * draws.top - 1) * room], axis=1)
+def _scaled_crops(images: Tensor, params: AugmentParams, crop: int) -> Tensor:
+    """Cut crops of any size and position, and scale them to side `crop`, bilinearly."""
+    room = 1 - params.zoom
+    mirror = np.where(params.flip, -1.0, 1.0)
+    zero = np.zeros_like(params.zoom)
+    # In grid_sample's coordinates the image spans -1 ... 1, so a crop's centre lies in +-room.
+    across = np.stack([params.zoom * mirror, zero, (2 * params.left - 1) * room], axis=1)
+    down = np.stack([zero, params.zoom, (2 * params.top - 1) * room], axis=1)
     matrices = torch.from_numpy(np.stack([across, down], axis=1)).float().to(images.device)
     grid = F.affine_grid(matrices, [len(images), 3, crop, crop], align_corners=False)
     pixels = images.permute(0, 3, 1, 2).float()

@@ -2,9 +2,9 @@
 
     python scripts/check_imagenet_layout.py SOURCE WORK RESULT.json
 
-SOURCE is a folder or tar of class folders with a validation split. WORK gets the archives of
-make_imagenet_layout.py, and for each store ("raw", "jpeg") a data set by either route. Counts,
-labels, every pixel, the mean image and the colours must be equal; the result says what was found.
+SOURCE is a folder or tar of class folders with a validation split. The script writes to WORK the
+archives of make_imagenet_layout.py, and for each store ("raw", "jpeg") a data set from either. It
+compares counts, labels, every pixel, the mean image and the colours; they must be equal.
 """
 
 import argparse
@@ -30,10 +30,10 @@ def compare(archives: Dataset, folders: Dataset, origins: dict[str, str]) -> dic
     found: dict[str, Any] = {"images": 0, "labels_that_differ": 0, "pixels_that_differ": 0}
     for name in SPLITS:
         one, other = archives.split(name), folders.split(name)
-        place = {other.name(i): i for i in range(len(other))}
-        matched = np.array([place.pop(origins[one.name(i)]) for i in range(len(one))])
-        if place:
-            raise SystemExit(f"{name}: {len(place)} images are in the class folders only")
+        indices = {other.name(i): i for i in range(len(other))}
+        matched = np.array([indices.pop(origins[one.name(i)]) for i in range(len(one))])
+        if indices:
+            raise SystemExit(f"{name}: {len(indices)} images are in the class folders only")
         found["images"] += len(one)
         found["labels_that_differ"] += int((one.labels != other.labels[matched]).sum())
         for start in range(0, len(one), 256):
@@ -60,7 +60,7 @@ def counts(report: PrepareReport) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the command line, do both routes for both stores, write the result."""
+    """Read the command line, prepare both sources for both stores, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="a folder or tar of class folders")
     parser.add_argument("work", type=Path, help="a folder for archives and data sets")

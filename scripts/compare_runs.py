@@ -1,11 +1,11 @@
-"""Train the same network in several ways, and compare their curves and speed with one process's.
+"""Train the same network in several ways; compare their losses and speed with one process's.
 
     python scripts/compare_runs.py DATA OUT.json --ways other_seed towers data hybrid
     python scripts/compare_runs.py DATA OUT.json --ways other_seed plain
 
-Each training is a command of its own, on CPUs: in a parallel mode with two ranks, which talk
-through gloo; with PyTorch's own layers (plain); or with another seed, which shows how far curves
-are apart that are not meant to agree. One process has all threads that the ranks have together.
+Each training is a command of its own, on CPUs: in a parallel mode with two ranks, which
+communicate through gloo; with PyTorch's own layers (plain); or with another seed, which shows the
+distance of curves that need not agree. One process has all threads that the ranks have together.
 """
 
 import argparse
@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import Dataset
-from alexnet.device import cpu_name
+from alexnet.bench.report import save_json
+from alexnet.storage.environment import cpu_name, versions
 from alexnet.storage.metrics_log import read_metrics
-from alexnet.storage.run import versions
 
 WAYS = {"one": [], "other_seed": ["--seed", "1"], "plain": ["--plain"]} | {
     mode: ["--parallel", mode, "--processes", "2", "--report-communication"]
     for mode in ("towers", "data", "hybrid")
 }
-"""What each adds to the command."""
+"""The options of each."""
 
 
 def train(way: str, given: argparse.Namespace, run: Path) -> dict[str, Any]:
-    """Train in one way; return its losses by step, its speed and what its ranks sent."""
+    """Train in one way; return its losses by step, its speed and its ranks' communication."""
     command = [sys.executable, "-m", "alexnet", "train", str(given.data), str(run), "--json"]
     command += ["--model", given.model, "--epochs", str(given.epochs), "--device", "cpu"]
     command += ["--set", f"batch_size={given.batch_size}", "--set", "log_steps=1"]
@@ -46,21 +46,20 @@ def train(way: str, given: argparse.Namespace, run: Path) -> dict[str, Any]:
     }
 
 
-def compare(alone: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
-    """Say how far two curves are apart, and how the speeds compare."""
-    pairs = list(zip(alone["losses"], other["losses"], strict=True))
-    apart = [abs(a - b) / a for a, b in pairs]
-    speeds = [run["images_per_second"][-1] for run in (alone, other)]
+def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    """Return the relative distances of two curves of losses, and the ratio of the speeds."""
+    pairs = zip(one["losses"], other["losses"], strict=True)
+    distances = [abs(a - b) / a for a, b in pairs]
     return {
-        "first_step": apart[0],
-        "largest": max(apart),
-        "mean": sum(apart) / len(apart),
-        "speed": speeds[1] / speeds[0],
+        "first_step": distances[0],
+        "largest": max(distances),
+        "mean": sum(distances) / len(distances),
+        "speed": other["images_per_second"][-1] / one["images_per_second"][-1],
     }
 
 
 def main() -> None:
-    """Train in every way and write what came out."""
+    """Train in every way and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -85,8 +84,7 @@ def main() -> None:
         "against_one": {way: compare(runs["one"], runs[way]) for way in given.ways},
         "runs": runs,
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    save_json(given.out, result)
 
 
 if __name__ == "__main__":

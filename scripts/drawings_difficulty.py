@@ -1,11 +1,11 @@
-"""Measure how hard the embedded drawings are for methods that only compare pixels.
+"""Measure the accuracy of methods that only compare pixels on the embedded drawings.
 
     python scripts/drawings_difficulty.py results/drawings/result.json
 
-A linear classifier (multinomial logistic regression) and nearest neighbours on the raw pixels, a
-nearest-class-mean on each picture's mean colour, for several seeds of the data set. Strength of the
-regularisation and number of neighbours are chosen on the validation split, figures are of the test
-split. Takes about ten minutes on two cores; needs scikit-learn (pip install "alexnet[dev]").
+The methods are a linear classifier (multinomial logistic regression) and nearest neighbours on the
+pixels, and the nearest class mean of the mean colour, for several seeds of the data set. The
+validation split selects the regularisation and the number of neighbours; the accuracies are those
+of the test split. Takes ten minutes on two cores; needs scikit-learn (pip install "alexnet[dev]").
 """
 
 import argparse
@@ -30,7 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from alexnet.demo.drawings import CLASSES, COUNTS, VERSION, draw_picture
-from alexnet.device import cpu_name
+from alexnet.storage.environment import cpu_name
 
 INVERSE_PENALTIES = (1e-4, 1e-2)
 NEIGHBOURS = (1, 5, 15)
@@ -61,7 +61,7 @@ def draw_split(seed: int, split: str, count: int) -> Split:
 def choose(
     candidates: Mapping[Any, Any], train: Split, val: Split, test: Split
 ) -> dict[str, float]:
-    """Fit each candidate; of the one that does best on `val`, give the accuracies."""
+    """Fit each candidate; return the accuracies of the one that is best on `val`."""
     fitted = {value: model.fit(*train) for value, model in candidates.items()}
     best = max(fitted, key=lambda value: float(fitted[value].score(*val)))
     splits = {"train": train, "val": val, "test": test}
@@ -70,7 +70,7 @@ def choose(
 
 
 def measure(seed: int, counts: dict[str, int]) -> dict[str, Any]:
-    """Give the accuracies of all methods on the data set of one seed."""
+    """Return the accuracies of all methods on the data set of one seed."""
     train, val, test = (draw_split(seed, split, count) for split, count in counts.items())
     linear = {c: LogisticRegression(C=c, max_iter=STEPS) for c in INVERSE_PENALTIES}
     neighbours = {k: KNeighborsClassifier(k, algorithm="brute") for k in NEIGHBOURS}
@@ -84,7 +84,7 @@ def measure(seed: int, counts: dict[str, int]) -> dict[str, Any]:
 
 
 def summarize_runs(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Give mean and standard deviation of each method's test accuracy over the seeds."""
+    """Return mean and standard deviation of each method's test accuracy over the seeds."""
     summary = {}
     for method in ("linear", "nearest_neighbour", "mean_color"):
         scores = [run[method]["test"] for run in runs]
@@ -94,7 +94,7 @@ def summarize_runs(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every seed and write the file."""
+    """Measure all seeds and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("result", type=Path, help="JSON file to write")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

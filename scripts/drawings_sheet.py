@@ -1,4 +1,4 @@
-"""Picture the embedded drawings for the documentation: a row for each class.
+"""Draw a picture of the embedded drawings for the documentation: one row per class.
 
 python scripts/drawings_sheet.py docs/drawings.webp
 """
@@ -15,7 +15,7 @@ GAP = 4
 
 
 def sheet(columns: int) -> Image.Image:
-    """Lay the first test pictures of each class out in a row, on white."""
+    """Arrange the first test pictures of each class in a row, on white."""
     pictures = np.stack(
         [draw_picture(0, "test", index) for index in range(columns * len(CLASSES))]
     ).reshape(columns, len(CLASSES), 64, 64, 3)

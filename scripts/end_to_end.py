@@ -1,87 +1,102 @@
-"""What reading images costs a training: its loop, fed, against its steps alone.
+"""What reading images costs a training: its loop, with reading, against its steps alone.
 
     python scripts/end_to_end.py DATA results/end_to_end/result.json
 
-DATA is a packed data set. For each place where images can be kept (`--cache`), the loop of
+DATA is a packed data set. For each place where images can be cached (`--cache`), the loop of
 `alexnet train` runs through BATCHES batches, and in turn the same number of steps is made on one
-batch that is there already. The first round, in which images are first read, does not count. The
+batch that is on the device. The first round, which reads the images first, does not count. The
 target is 90 % of the speed of the steps alone.
 """
 
 import argparse
-import json
-import statistics
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexnet import train
-from alexnet.bench.conditions import conditions
+from alexnet.bench.gpu import Notes
+from alexnet.bench.report import conditions, ratio, save_json
+from alexnet.bench.timing import Candidate, LocalTimer, Rounds, measure
 from alexnet.dataset import Dataset
 from alexnet.device import keep_memory, pick_device
 from alexnet.kernels import accelerate
 from alexnet.progress import SILENT
 from alexnet.recipes import recipe
+from alexnet.storage.metrics_log import MetricsLog
+from alexnet.train import make_step
 from alexnet.train.image_cache import Cache
-from alexnet.train.processes import ALONE
-from alexnet.train.state import Job, open_job, open_run
-from alexnet.train.step import open_steps
+from alexnet.train.loop import train_epoch
+from alexnet.train.opening import open_run, open_state
+from alexnet.train.processes import Processes
+from alexnet.train.state import Step, TrainState
 
 
-def make_job(data: Path, run: Path, given: argparse.Namespace, cache: Cache) -> Job:
-    """Put a training together as `alexnet train` does."""
+def open_training(run: Path, given: argparse.Namespace, cache: Cache, notes: Notes) -> TrainState:
+    """Open a training as `alexnet train` does."""
     changes = {"model": given.model, "batch_size": given.batch}
     settings = replace(recipe(given.recipe), **changes)
-    opened, settings = open_run(run, Dataset(data), settings, resume=False, init=None)
-    job = open_job(
-        opened, Dataset(data), settings, pick_device(given.device), SILENT,
-        team=ALONE, accelerate=accelerate, cache=cache,
+    dataset = Dataset(given.data)
+    opened, settings = open_run(run, dataset, settings, resume=False, init=None)
+    return open_state(
+        opened, dataset, settings, pick_device(given.device), notes,
+        log=MetricsLog(opened.path), processes=Processes(),
+        accelerate=accelerate, cache=cache,
     )  # fmt: skip
-    job.steps = open_steps(job)
-    return job
 
 
-def fed(job: Job, batches: int) -> float:
-    """Run the loop through so many batches, and return its images per second."""
-    job.position.batch = job.batches - batches  # those at the end of the epoch
-    job.position.images = job.position.batch * job.settings.batch_size
-    before = job.position.images
-    began = time.perf_counter()
-    train._train_epoch(job, lambda: None)
-    train._look(job, wait=True)
-    return (job.position.images - before) / (time.perf_counter() - began)
+def run_loop(state: TrainState, step: Step, batches: int) -> None:
+    """Run the loop through so many batches, those at the end of the epoch."""
+    state.position.batch = state.steps_per_epoch - batches
+    state.position.images = state.position.batch * state.settings.batch_size
+    train_epoch(state, step, lambda: None)
+    state.losses.finish()
 
 
-def steps_alone(job: Job, batches: int) -> float:
-    """Make as many steps on one batch that is there, and return their images per second."""
-    indices = np.arange(job.settings.batch_size)
-    arrived = next(job.images.arrivals([indices]))
-    began = time.perf_counter()
+def run_steps(state: TrainState, step: Step, batches: int) -> None:
+    """Make as many steps on one batch that is on the device."""
+    indices = np.arange(state.settings.batch_size)
+    images = next(state.batches([indices]))
     for _ in range(batches):
-        train._step(job, indices, arrived)
-    train._look(job, wait=True)
-    return batches * len(indices) / (time.perf_counter() - began)
+        loss, _ = step(indices, images)
+    loss.item()
 
 
-def measure(job: Job, batches: int, rounds: int) -> dict[str, Any]:
+def compare(given: argparse.Namespace, cache: Cache) -> dict[str, Any]:
     """Measure both in turn."""
-    pairs = [(steps_alone(job, batches), fed(job, batches)) for _ in range(rounds + 1)][1:]
-    shares = [loop / steps for steps, loop in pairs]
+    notes = Notes()
+    with tempfile.TemporaryDirectory() as name:
+        state = open_training(Path(name, "run"), given, cache, notes)
+        step, batches = make_step(state, Processes()), given.batches
+        full = state.settings.batch_size
+        in_loop = len(state.train) - (state.steps_per_epoch - batches) * full
+
+        def candidate(key: str, work: Any, images: int) -> Candidate:
+            def start() -> LocalTimer:
+                return LocalTimer(lambda: work(state, step, batches), state.device)
+
+            return Candidate(key, key, start, images)
+
+        candidates = [
+            candidate("steps alone", run_steps, batches * full),
+            candidate("loop", run_loop, in_loop),
+        ]
+        alone, loop = measure(cache, candidates, Rounds(given.rounds, 0.0, 1), SILENT)
+    share = ratio(loop, alone)
+    if share is None:
+        raise SystemExit(f"--cache {cache}: {alone.note or loop.note}")
     return {
-        "images": job.images.plan.describe(),
-        "steps_alone": [round(steps, 2) for steps, _ in pairs],
-        "loop": [round(loop, 2) for _, loop in pairs],
-        "share": round(statistics.median(shares), 4),
-        "shares": [round(share, 4) for share in shares],
+        "training": notes.lines[-1],
+        "steps_alone": [round(rate, 2) for rate in alone.rates],
+        "loop": [round(rate, 2) for rate in loop.rates],
+        "share": round(share, 4),
+        "shares": [round(a / b, 4) for a, b in zip(loop.rates, alone.rates, strict=True)],
     }
 
 
 def main() -> None:
-    """Measure every place and write."""
+    """Measure every kind of cache and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -94,14 +109,12 @@ def main() -> None:
     given = parser.parse_args()
     keep_memory()
     device = pick_device(given.device)
-    places: tuple[Cache, ...] = ("host", "none")
-    places = ("device", *places) if device.type == "cuda" else places
+    caches: tuple[Cache, ...] = ("host", "none")
+    caches = ("device", *caches) if device.type == "cuda" else caches
     found: dict[str, Any] = {}
-    for place in places:
-        with tempfile.TemporaryDirectory() as name:
-            job = make_job(given.data, Path(name, "run"), given, place)
-            found[place] = measure(job, given.batches, given.rounds)
-        print(place, found[place], flush=True)
+    for cache in caches:
+        found[cache] = compare(given, cache)
+        print(cache, found[cache], flush=True)
     result = {
         "command": f"python scripts/end_to_end.py DATA OUT.json --model {given.model} --recipe "
         f"{given.recipe} --batch {given.batch} --batches {given.batches} --rounds {given.rounds}",
@@ -109,8 +122,7 @@ def main() -> None:
         **conditions(device),
         **found,
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    save_json(given.out, result)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Measure what a linear classifier makes of the pixels of a packed data set, and the largest class.
+"""Measure the errors of a linear classifier on pixels, and of always answering the largest class.
 
     python scripts/linear_baseline.py DATA OUT.json
 
-Multinomial logistic regression on all pixels, its penalty chosen on the validation split. With an
-L2 penalty its weights lie in the span of the training images, so it is fitted, exactly, in the
-coordinates of that span: as many as there are images instead of as many as there are pixels.
+DATA is a packed data set. The classifier is multinomial logistic regression; its penalty is chosen
+on the validation split. With an L2 penalty its weights lie in the span of the training images. So
+it is fitted, exactly, in coordinates of that span: as many as images, not as many as pixels.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from alexnet import Dataset
-from alexnet.device import cpu_name
-from alexnet.storage.run import versions
+from alexnet.bench.report import save_json
+from alexnet.storage.environment import cpu_name, versions
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
@@ -37,8 +37,10 @@ def span(products: NDArray[np.float32]) -> NDArray[np.float32]:
     `products` are those of the training images with each other.
     """
     values, vectors = np.linalg.eigh(products.astype(np.float64))
-    kept = values > 1e-9 * values.max()
-    coordinates: NDArray[np.float32] = (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
+    large = values > 1e-9 * values.max()
+    coordinates: NDArray[np.float32] = (vectors[:, large] / np.sqrt(values[large])).astype(
+        np.float32
+    )
     return coordinates
 
 
@@ -47,26 +49,26 @@ def measure(data: Dataset) -> dict[str, Any]:
     train, train_labels = pixels(data, "train")
     products = train @ train.T
     to_span = span(products)
-    known = products @ to_span
-    sets = {}
+    coordinates = products @ to_span
+    splits = {}
     for name in ("val", "test"):
         rows, labels = pixels(data, name)
-        sets[name] = (rows @ train.T @ to_span, labels)
-    tried = {}
+        splits[name] = (rows @ train.T @ to_span, labels)
+    errors = {}
     for penalty in PENALTIES:
-        model = LogisticRegression(C=1 / penalty, max_iter=2000).fit(known, train_labels)
-        tried[penalty] = {
+        model = LogisticRegression(C=1 / penalty, max_iter=2000).fit(coordinates, train_labels)
+        errors[penalty] = {
             name: float((model.predict(rows) != labels).mean())
-            for name, (rows, labels) in sets.items()
+            for name, (rows, labels) in splits.items()
         }
-    chosen = min(tried, key=lambda penalty: tried[penalty]["val"])
+    chosen = min(errors, key=lambda penalty: errors[penalty]["val"])
     largest = np.bincount(train_labels).argmax()
     return {
         "penalty": chosen,
-        "val_error": tried[chosen]["val"],
-        "test_error": tried[chosen]["test"],
+        "val_error": errors[chosen]["val"],
+        "test_error": errors[chosen]["test"],
         "largest_class": data.classes[largest],
-        "largest_class_test_error": float((sets["test"][1] != largest).mean()),
+        "largest_class_test_error": float((splits["test"][1] != largest).mean()),
     }
 
 
@@ -85,8 +87,7 @@ def main() -> None:
         "versions": versions(),
         **measure(data),
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    save_json(given.out, result)
     print(json.dumps(result, indent=2))
 
 

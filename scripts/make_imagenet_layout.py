@@ -1,16 +1,16 @@
-"""Pack any class folders as ImageNet was packed in 2012, to try `alexnet prepare` on that layout.
+"""Pack class folders as ImageNet was packed in 2012, to try `alexnet prepare` on that layout.
 
     python scripts/make_imagenet_layout.py SOURCE OUT
 
-SOURCE is a folder or tar of class folders. OUT gets what a download of ImageNet holds:
+SOURCE is a folder or tar of class folders. OUT receives the files of an ImageNet download:
 
     ILSVRC2012_img_train.tar           a tar of one tar for each class, named by WordNet id
     ILSVRC2012_img_val.tar             all validation images in one flat tar, shuffled
     ILSVRC2012_devkit_t12.tar.gz       data/meta.mat and data/ILSVRC2012_validation_ground_truth.txt
     origins.json                       the source's name of each image (ImageNet has no such file)
 
-The bytes of the images are copied as they are. The WordNet ids are made up, sorted as the classes
-are; the ILSVRC2012_IDs are in another order, as in the real devkit, and so is the ground truth.
+The image files are copied unchanged. The WordNet ids are invented and sorted like the classes. The
+ILSVRC2012_IDs and the ground truth are in another order, as in the real devkit.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from alexnet.prepare.sources import Item, Source, open_source
+from alexnet.prepare.sources import open_source
+from alexnet.prepare.sources.base import Item, Source
 from alexnet.prepare.splits import plan_splits
 from alexnet.progress import SILENT
 
@@ -33,7 +34,7 @@ FOLDER = "ILSVRC2012_devkit_t12"
 
 
 def make_imagenet_layout(source: str | Path, out: str | Path, seed: int = 0) -> None:
-    """Write the archives made of the class folders in `source` into the folder `out`."""
+    """Write the class folders of `source` as ImageNet's archives to the folder `out`."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:

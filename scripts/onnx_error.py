@@ -1,10 +1,10 @@
-"""Evaluate a run and its ONNX export on a whole split, and compare them image by image.
+"""Evaluate a run and its ONNX export on a whole split; compare their answers image by image.
 
     alexnet export RUN net.onnx --with-preprocessing
     python scripts/onnx_error.py RUN net.onnx DATA OUT.json [--split test]
 
-The file takes the stored 8-bit images as they are: crop, mean and softmax are in it, and ONNX
-Runtime is all that computes.
+The file contains crop, mean and softmax, so it takes the stored 8-bit images. ONNX Runtime alone
+computes its answers.
 """
 
 import argparse
@@ -16,16 +16,15 @@ import onnxruntime
 import torch
 
 from alexnet import Dataset, Run
-from alexnet.device import cpu_name
-from alexnet.evaluate import log_probabilities
-from alexnet.storage.metrics_log import ranks
-from alexnet.storage.run import versions
+from alexnet.bench.report import save_json
+from alexnet.evaluate import log_probabilities, ranks
+from alexnet.storage.environment import cpu_name, versions
 
 BATCH = 32
 
 
 def main() -> None:
-    """Let both answer all images and write what each got wrong."""
+    """Compute the answers of both for all images and write the errors of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("file", type=Path)
@@ -60,8 +59,7 @@ def main() -> None:
         "hardware": cpu_name(),
         "versions": versions() | {"onnxruntime": onnxruntime.__version__},
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    save_json(given.out, result)
     print(json.dumps(result, indent=2))
 
 

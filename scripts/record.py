@@ -1,8 +1,9 @@
 """Record a finished run as a result: its settings, its epochs, its errors on the test split.
 
-    python scripts/record.py RUN DATA results/NAME --commit 2f24d12 --note "one thread"
+    python scripts/record.py RUN DATA results/NAME --commit 2f24d12 \
+        --hardware "AMD EPYC, 2 threads" --command "alexnet train DATA RUN"
 
-Writes result.json and metrics.jsonl (the epochs) into the folder; its README.md is written by hand.
+Writes result.json and metrics.jsonl (the epochs) to the folder. Its README.md is written by hand.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet import Dataset, Run, evaluate_run
+from alexnet.bench.report import save_json
 
 
 def errors(run: Path, data: Path) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def errors(run: Path, data: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Collect what there is and write it."""
+    """Write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
@@ -50,8 +52,7 @@ def main() -> None:
         "lowest_val_top1_error": min(row["top1_error"] for row in epochs),
         "test": errors(given.run, given.data),
     }
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    save_json(given.out / "result.json", result)
     lines = [json.dumps(row) + "\n" for row in epochs]
     (given.out / "metrics.jsonl").write_text("".join(lines))
 

@@ -25,19 +25,20 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from alexnet.train.step import open_steps  # noqa: E402
 from data_makers import Drawn  # noqa: E402
 
 from alexnet import train  # noqa: E402
 from alexnet.dataset import Dataset  # noqa: E402
-from alexnet.device import cpu_name, keep_memory  # noqa: E402
+from alexnet.device import keep_memory
 from alexnet.prepare import prepare_dataset  # noqa: E402
 from alexnet.progress import SILENT  # noqa: E402
 from alexnet.recipes import recipe  # noqa: E402
+from alexnet.storage.environment import cpu_name  # noqa: E402
 from alexnet.storage.run import versions  # noqa: E402
 from alexnet.train.hints import StepLoss  # noqa: E402
 from alexnet.train.processes import ALONE  # noqa: E402
 from alexnet.train.state import Job, open_job, open_run  # noqa: E402
-from alexnet.train.step import open_steps  # noqa: E402
 
 EPOCHS = {"imagenet": 1_281_167, "small": 3_068}
 """Images of an epoch of ImageNet, and of the data of results/small_recipe."""

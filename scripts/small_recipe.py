@@ -1,45 +1,45 @@
-"""Measure what each part of the recipe "small" is worth: take one away at a time.
+"""Measure what each part of the recipe "small" contributes, by removing one at a time.
 
     python scripts/small_recipe.py DATA OUT.json [--epochs 16] [--seeds 0 1]
 
-DATA is a packed data set of side 64; alexnet_small is trained on it once for each part and seed.
+DATA is a packed data set of side 64. alexnet_small is trained on it once for each part and seed.
 """
 
 import argparse
 import dataclasses
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from alexnet import Dataset, Settings, recipe, train_model
-from alexnet.device import cpu_name
-from alexnet.storage.run import versions
+from alexnet.bench.report import save_json
+from alexnet.storage.environment import cpu_name, versions
 
 PARTS: dict[str, dict[str, Any]] = {
-    "all of it": {},
-    "the network's own start weights": {"init": "model"},
+    "complete": {},
+    "the network's own initial weights": {"init": "model"},
     "conv1 at the full rate": {"layer_lr": {}},
-    "SGD, lr 0.01, for AdamW": {"optimizer": "sgd", "lr": 0.01, "weight_decay": 0.0005},
+    "SGD, lr 0.01, instead of AdamW": {"optimizer": "sgd", "lr": 0.01, "weight_decay": 0.0005},
     "batches of 128": {"batch_size": 128},
-    "windows of the crop's size": {"min_crop_scale": 0.0},
+    "crops of the network's input size": {"min_crop_scale": 0.0},
     "no label smoothing": {"label_smoothing": 0.0},
 }
 
 
-def arms(epochs: int) -> dict[str, Settings]:
-    """Name the settings to compare, the paper's last."""
-    small = dataclasses.replace(recipe("small"), model="alexnet_small", epochs=epochs)
-    arms = {name: dataclasses.replace(small, **changes) for name, changes in PARTS.items()}
-    arms["recipe paper"] = dataclasses.replace(
-        recipe("paper"), model="alexnet_small", epochs=epochs
+def variants(epochs: int) -> dict[str, Settings]:
+    """Return the settings to compare by name, the paper's last."""
+    small, paper = (
+        dataclasses.replace(recipe(name), model="alexnet_small", epochs=epochs)
+        for name in ("small", "paper")
     )
-    return arms
+    return {name: dataclasses.replace(small, **changes) for name, changes in PARTS.items()} | {
+        "recipe paper": paper
+    }
 
 
 def main() -> None:
-    """Train every arm with every seed and write the validation errors."""
+    """Train every variant with every seed and write the validation errors."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     given = parser.parse_args()
     measured = []
-    for name, settings in arms(given.epochs).items():
+    for name, settings in variants(given.epochs).items():
         errors = []
         for seed in given.seeds:
             with tempfile.TemporaryDirectory() as folder:
@@ -68,8 +68,7 @@ def main() -> None:
         "versions": versions(),
         "arms": measured,
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    save_json(given.out, result)
 
 
 if __name__ == "__main__":

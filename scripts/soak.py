@@ -31,10 +31,10 @@ import kill_points  # noqa: E402
 from conftest import Stripes  # noqa: E402
 
 from alexnet import cli  # noqa: E402
-from alexnet.device import cpu_name  # noqa: E402
 from alexnet.errors import AlexnetError  # noqa: E402
 from alexnet.prepare import prepare_dataset  # noqa: E402
-from alexnet.storage import checkpoint  # noqa: E402
+from alexnet.storage import checkpoint_store  # noqa: E402
+from alexnet.storage.environment import cpu_name  # noqa: E402
 from alexnet.storage.metrics_log import read_metrics  # noqa: E402
 from alexnet.storage.run import versions  # noqa: E402
 
@@ -85,7 +85,7 @@ def train(data: Path, run: Path) -> None:
 def newest_step(run: Path) -> int:
     """Return the step of a run's last checkpoint, found whole; 0 if there is none."""
     try:
-        return checkpoint.load(run, "last").position.step
+        return checkpoint_store.load(run, "last").position.step
     except AlexnetError:
         return 0
 

@@ -1,22 +1,21 @@
-"""Train three networks alike, with several seeds, and compare their errors on the test split.
+"""Train three networks in the same way, with several seeds; compare their errors on the test split.
 
     python scripts/three_networks.py DATA RUNS OUT.json [--epochs 6] [--seeds 0 1 2]
 
-DATA is a packed data set of side 256; RUNS receives a run directory for each network and seed. A
-script that was stopped goes on where it was. Afterwards `caffenet` is trained again for a third of
-the epochs, from the first seed's weights of `alexnet` and from nothing.
+DATA is a packed data set of side 256. RUNS receives a run directory for each network and seed. Run
+the same command again to continue after an interruption. In the end `caffenet` is trained for a
+third of the epochs, once from the first seed's `alexnet` and once from its own initial weights.
 """
 
 import argparse
 import dataclasses
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from alexnet import Dataset, Settings, evaluate_run, recipe, train_model
-from alexnet.device import cpu_name
-from alexnet.storage.run import versions
+from alexnet.bench.report import save_json
+from alexnet.storage.environment import cpu_name, versions
 
 MODELS = ("alexnet", "alexnet_2012", "caffenet")
 
@@ -24,7 +23,7 @@ MODELS = ("alexnet", "alexnet_2012", "caffenet")
 def measure(
     data: Path, run: Path, settings: Settings, init: Path | None = None
 ) -> dict[str, float]:
-    """Train a network, or go on with it, and return its errors of one view and of ten."""
+    """Train a network, or continue, and return its errors with one view and with ten."""
     report = train_model(data, run, settings, resume=True, init=init)
     evaluations = {count: evaluate_run(run, data, split="test", views=count) for count in (1, 10)}
     return {
@@ -39,7 +38,7 @@ def measure(
 
 
 def summarize(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Put the seeds' figures beside their mean and sample standard deviation."""
+    """Return the seeds' figures with their mean and sample standard deviation."""
     names = ("top1_error", "top5_error", "top1_error_10_views")
     columns = {name: [row[name] for row in rows] for name in names}
     return {
@@ -88,8 +87,7 @@ def main() -> None:
         "models": {model: summarize(measured) for model, measured in rows.items()},
         "fine_tuning": {"epochs": short.epochs, **tuned},
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    save_json(given.out, result)
 
 
 if __name__ == "__main__":

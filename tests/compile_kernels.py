@@ -1,6 +1,6 @@
-"""Compile the kernels for an H100 or H200, without one, and print what came of it as JSON.
+"""Compile the kernels for an H100 or H200, without one, and print the properties as JSON.
 
-Run by `test_kernels_cuda.py` in a process of its own, since there Triton must not interpret.
+`test_kernels_cuda.py` runs this in a process of its own, in which Triton does not interpret.
 """
 
 import json
@@ -17,18 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from alexnet.kernels.cuda import (
-    batch as cuda_batch,
-)
-from alexnet.kernels.cuda import (
-    norm_kernels as cuda_norm,
-)
-from alexnet.kernels.cuda import (
-    sgd as cuda_sgd,
-)
-from alexnet.kernels.cuda import (
-    spatial_norm as cuda_maps,
-)
+from alexnet.kernels.cuda import batch, block_kernels, sgd, spatial_norm
 
 TARGET = GPUTarget("cuda", 90, 32)
 INTEGERS = (*("count", "height", "width", "out_height", "out_width", "length", "size", "before"),)
@@ -36,7 +25,7 @@ BLOCK: dict[str, Any] = {
     "channels": 96, "tower": 96, "pool": 3, "stride": 2, "relu": True, "norm": True,
     "alpha": 1e-4, "beta": 0.75, "k": 2.0, "pixels": 32, "block": 32, "wide": tl.float32,
 }  # fmt: skip
-MAPS: dict[str, Any] = {
+SPATIAL: dict[str, Any] = {
     "size": 5, "alpha": 4e-5, "beta": 0.75, "channels": 256, "pixels": 32, "block": 32,
     "wide": tl.float32,
 }  # fmt: skip
@@ -67,10 +56,10 @@ def build(
 
 
 def spilled(ptx: str) -> int:
-    """Assemble PTX and read how many bytes of registers did not fit."""
+    """Assemble PTX and return how many bytes of registers did not fit."""
     try:
         ptxas = get_ptxas(90).path
-    except TypeError:  # older releases ask nothing
+    except TypeError:  # older releases take no argument
         ptxas = get_ptxas().path
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
@@ -82,24 +71,24 @@ def spilled(ptx: str) -> int:
 
 def main() -> None:
     """Compile all, in the types of mixed precision."""
-    norm = dict.fromkeys(("x", "y", "gradient", "out"), "*bf16") | {"places": "*u8"}
-    alone = BLOCK | {"pool": 1, "stride": 1, "relu": False, "places": None}
-    fresh = dict.fromkeys(("direct", "around"), "*fp32")
-    batch = {"rows": "*u8", "table": "*i32", "shift": "*fp32", "mean": "*fp32", "out": "*bf16"}
-    batch |= {f"step_{axis}": "i32" for axis in "nqij"} | {"divisor": "fp32"}
+    values = dict.fromkeys(("x", "y", "gradient", "out"), "*bf16") | {"argmaxes": "*u8"}
+    alone = BLOCK | {"pool": 1, "stride": 1, "relu": False, "argmaxes": None}
+    sums = dict.fromkeys(("direct", "terms"), "*fp32")
+    images = {"rows": "*u8", "table": "*i32", "shift": "*fp32", "mean": "*fp32", "out": "*bf16"}
+    images |= {f"step_{axis}": "i32" for axis in "nqij"} | {"divisor": "fp32"}
     update = {"weight": "*fp32", "velocity": "*fp32", "gradient": "*bf16", "copy": "*bf16"}
-    update |= {"rates": "*fp32", "apply_it": "*i32", "momentum": "fp32"}
-    forward, backward = cuda_norm._forward_kernel, cuda_norm._backward_kernel
-    after = {"relu_after": False, "keep": True}
+    update |= {"rates": "*fp32", "enabled": "*i32", "momentum": "fp32"}
+    forward, backward = block_kernels._forward_kernel, block_kernels._backward_kernel
+    pooled = {"relu_after": False, "save_argmax": True}
     built = {
-        "forward": build(forward, BLOCK | after, norm),
-        "forward: norm alone": build(forward, alone | after | {"keep": False}, norm),
-        "backward": build(backward, BLOCK | {"slope": 1e-4}, norm),
-        "backward: norm alone": build(backward, alone | {"slope": 1e-4}, norm),
-        "maps": build(cuda_maps._factors_kernel, MAPS, norm | fresh, 2),
-        "batch": build(cuda_batch._kernel, BATCH | {"halved": False}, batch, 6),
-        "batch, colour halved": build(cuda_batch._kernel, BATCH | {"halved": True}, batch, 6),
-        "update": build(cuda_sgd._kernel, {"has_copy": True, "block": 1024}, update, 2),
+        "forward": build(forward, BLOCK | pooled, values),
+        "forward: norm alone": build(forward, alone | pooled | {"save_argmax": False}, values),
+        "backward": build(backward, BLOCK | {"slope": 1e-4}, values),
+        "backward: norm alone": build(backward, alone | {"slope": 1e-4}, values),
+        "spatial norm": build(spatial_norm._terms_kernel, SPATIAL, values | sums, 2),
+        "batch": build(batch._kernel, BATCH | {"halved": False}, images, 6),
+        "batch, colour halved": build(batch._kernel, BATCH | {"halved": True}, images, 6),
+        "update": build(sgd._kernel, {"has_copy": True, "block": 1024}, update, 2),
     }
     json.dump(built, sys.stdout)
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from alexnet.config import Settings
+from alexnet.images import Pixels
 from alexnet.prepare import prepare_dataset
-from alexnet.prepare.sources.base import Item, Listing, Pixels
+from alexnet.prepare.sources.base import Item, Listing
 from alexnet.progress import Progress
 from alexnet.train import train_model
 
-# Whoever started the tests may have told them to ignore these: a shell does so with SIGINT in the
-# background, nohup with SIGHUP. A training would then ignore them, too, as it should.
+# A shell in the background starts processes that ignore SIGINT, nohup such that ignore SIGHUP. A
+# training in them ignores these signals too, as it should; the tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, signal.SIG_DFL)
@@ -44,16 +45,16 @@ class Stripes:
 
     def listing(self, progress: Progress) -> Listing:
         items: Sequence[Item] = [
-            Item(split, label, f"{split}/{label}/{number}", (place, kind, number))
-            for place, (split, count) in enumerate(self.counts.items())
+            Item(split, label, f"{split}/{label}/{number}", (part, kind, number))
+            for part, (split, count) in enumerate(self.counts.items())
             for kind, label in enumerate(self.classes)
             for number in range(count)
         ]
         return Listing(items)
 
     def read(self, item: Item) -> Pixels:
-        place, kind, number = item.at
-        rng = np.random.default_rng([place, kind, number])
+        part, kind, number = item.at
+        rng = np.random.default_rng([part, kind, number])
         row, column = np.mgrid[:32, :32]
         along = (row, column, row + column)[kind]
         wave = np.sin(along * rng.uniform(0.6, 1.2) + rng.uniform(0, 6))[..., None]

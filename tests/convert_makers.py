@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from alexnet.config import Settings
+from alexnet.networks.initialization import he_initialize
 from alexnet.networks.registry import MODELS, create_model, input_shape
-from alexnet.optim import he_initialize
-from alexnet.storage import checkpoint
+from alexnet.storage import checkpoint_store
+from alexnet.storage.checkpoint_format import Position
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
@@ -76,7 +77,7 @@ def write_run(
     note = {"data": {"path": "made", "fingerprint": ""}}
     settings = Settings(model=name, ablate=ablate or {})
     run = Run.write(path, settings, classes, titles, preprocessing, note)
-    checkpoint.save(path, model, torch.optim.SGD(model.parameters()), checkpoint.Position())
+    checkpoint_store.save(path, model, torch.optim.SGD(model.parameters()), Position())
     return run
 
 

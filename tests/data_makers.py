@@ -164,7 +164,7 @@ def load_script(name: str) -> ModuleType:
 
 
 class Recorder(Silent):
-    """A Progress that remembers what it was told."""
+    """A Progress that records its calls."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

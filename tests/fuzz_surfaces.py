@@ -47,7 +47,7 @@ from alexnet.prepare.shards import ShardResult
 from alexnet.prepare.sources import open_source
 from alexnet.prepare.sources.labels import ValLabels, read_devkit
 from alexnet.prepare.statistics import ColorSums
-from alexnet.storage import checkpoint
+from alexnet.storage import checkpoint_format, checkpoint_store
 from alexnet.storage.metrics_log import read_metrics
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
@@ -208,7 +208,7 @@ def make_run(folder: Path) -> Path:
     model = run.new_model()
     optimizer = torch.optim.SGD(model.parameters())
     for step in (1, 2):
-        checkpoint.save(folder, model, optimizer, checkpoint.Position(step=step))
+        checkpoint_store.save(folder, model, optimizer, checkpoint_format.Position(step=step))
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5, "val_loss": 1.7, "kind": "epoch"}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -223,7 +223,7 @@ def open_run(run: Path) -> object:
 
 
 def load_checkpoint(run: Path) -> object:
-    return checkpoint.load(run, "last").position
+    return checkpoint_store.load(run, "last").position
 
 
 def load_agreed(run: Path) -> object:
@@ -233,16 +233,16 @@ def load_agreed(run: Path) -> object:
     digest = hashlib.sha256(last.read_bytes()).hexdigest()
     manifest["checkpoints"] = [{"file": last.name, "step": 2, "epoch": 1, "sha256": digest}]
     (run / "checkpoints.json").write_text(json.dumps(manifest))
-    saved = checkpoint.load(run, "last")
+    saved = checkpoint_store.load(run, "last")
     with torch.device("meta"):
         model = Run.open(run).new_model()
-    checkpoint.load_weights(model, saved)
+    checkpoint_format.load_weights(model, saved)
     return saved
 
 
-def doctored(data: bytes, *, path: Path, place: Path) -> object:
+def doctored(data: bytes, *, path: Path, target: Path) -> object:
     """The doctor raises nothing: what it cannot read it says."""
-    place.write_bytes(data)
+    target.write_bytes(data)
     diagnosis = diagnose(path)
     json.dumps(diagnosis.as_json())
     return diagnosis.exit_code
@@ -264,7 +264,7 @@ def runs(folder: Path) -> dict[str, Surface]:
 
     def examined(file: str, *, text: bool) -> Surface:
         copy = twin(whole, folder / f"doctor-{file}", file)
-        read = partial(doctored, path=copy, place=copy / file)
+        read = partial(doctored, path=copy, target=copy / file)
         return Surface([(whole / file).read_bytes()], read, (), text=text)
 
     weights_file = "checkpoints/step-00000002.safetensors"
@@ -338,7 +338,7 @@ def data_sets(folder: Path) -> dict[str, Surface]:
             surfaces[f"data set {store}: {file}"] = Surface(seeds, read, text=text)
         file = "dataset.json" if store == "raw" else "train-00000.tar"
         copy = twin(whole, folder / f"{store}-doctor", file)
-        examine: Callable[[bytes], object] = partial(doctored, path=copy, place=copy / file)
+        examine: Callable[[bytes], object] = partial(doctored, path=copy, target=copy / file)
         if store == "jpeg":
             examine = agreed(copy, file, lambda path: json.dumps(diagnose(path).as_json()))
         seeds = [(whole / file).read_bytes()]

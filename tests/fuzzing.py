@@ -133,7 +133,7 @@ def _zeros(data: bytearray, rng: random.Random, _: object) -> bytearray:
 
 
 def _splice(data: bytearray, rng: random.Random, seeds: Sequence[bytes]) -> bytearray:
-    """Take the rest of another whole file from about the same place on."""
+    """Take the rest of another whole file from about the same offset on."""
     other = rng.choice(seeds)
     start = rng.randrange(len(data) + 1)
     return data[:start] + other[max(0, start + rng.choice((-8, -1, 0, 0, 1, 8))) :]
@@ -149,17 +149,17 @@ def _word(data: bytearray, rng: random.Random, _: object) -> bytearray:
 
 def _words(data: bytearray) -> Iterator[tuple[int, int]]:
     start = 0
-    for place, byte in enumerate(data):
+    for offset, byte in enumerate(data):
         if byte in b" \n\t,:[]{}":
-            if place > start:
-                yield start, place
-            start = place + 1
+            if offset > start:
+                yield start, offset
+            start = offset + 1
     if len(data) > start:
         yield start, len(data)
 
 
 def _exchange(data: bytearray, rng: random.Random, _: object) -> bytearray:
-    """Put one word of a text in the place of another."""
+    """Put one word of a text instead of another."""
     words = list(_words(data))
     if len(words) > 1:
         one, other = rng.sample(words, 2)

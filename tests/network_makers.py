@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet.networks.layers import GroupedLinear
+from alexnet.networks.initialization import he_initialize
+from alexnet.networks.layers_2012 import GroupedLinear
 from alexnet.networks.registry import create_model
-from alexnet.optim import he_initialize
 
 
 def pictures(count: int, side: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from network_makers import pictures, shrunk
+from step_makers import after_step
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,16 +26,19 @@ from alexnet import evaluate, train
 from alexnet.config import Settings
 from alexnet.dataset import Dataset, Split
 from alexnet.errors import AlexnetError
-from alexnet.evaluate import Evaluation, evaluate_split
-from alexnet.networks.layers import Input, PaperDropout
+from alexnet.evaluate import Evaluation
+from alexnet.networks.layers import Input
+from alexnet.networks.layers_2012 import PaperDropout
 from alexnet.networks.registry import create_model
 from alexnet.parallel import TrainingSpec, join, launching, train_rank
-from alexnet.parallel.ranks import DistributedProcesses
-from alexnet.storage import checkpoint
+from alexnet.parallel import processes as several_processes
+from alexnet.parallel.processes import DistributedProcesses
+from alexnet.progress import SILENT
+from alexnet.storage import checkpoint_format, checkpoint_store
 from alexnet.storage.run import Run
-from alexnet.train import step
-from alexnet.train.processes import ALONE, Team
-from alexnet.train.state import Job
+from alexnet.train import loop
+from alexnet.train.processes import Processes
+from alexnet.train.state import Indices, TrainState
 
 
 def free_port() -> int:
@@ -84,7 +88,7 @@ class Pool:
         self._processes, self._pipes = zip(*(start(serve) for _ in range(size)), strict=True)
 
     def run(self, ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """TrainingSpec `work(*arguments)` in so many processes and return what each returned."""
+        """Call `work(*arguments)` in so many processes and return what each returned."""
         for pipe, environment in zip(self._pipes, meeting(ranks), strict=False):
             pipe.send((work, arguments, environment))
         answers = [pipe.recv() for pipe in self._pipes[:ranks]]
@@ -153,24 +157,28 @@ class RankResult:
     report: list[dict[str, Any]]
 
 
-def make_steps(team: Team, case: Case) -> RankResult:
+def make_steps(processes: Processes, case: Case) -> RankResult:
     """Make the steps of `case` as the loop does, with plain SGD."""
     whole = case.build()
     assert isinstance(whole[0], Input)
     side = whole[0].shape[1]
-    model = team.localize(whole, Settings())
-    network = team.network(model, None)
+    model = processes.shard(whole, Settings())
+    network = processes.network(model, None)
+    several = processes if isinstance(processes, DistributedProcesses) else None
     losses, norm, n = [], torch.zeros(()), case.images
     for number in range(case.steps):
         images, labels = case.batch(number, side)
         torch.manual_seed(number)
-        team.begin(n)
-        logits = network(images[team.share(n)])
-        loss = F.cross_entropy(logits, labels[team.answered(n)], reduction="sum") / n
+        if several:
+            several.batch.images = n
+        logits = network(images[processes.input_rows(n)])
+        rows = several.output_rows(n) if several else slice(0, n)
+        loss = F.cross_entropy(logits, labels[rows], reduction="sum") / n
         model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = team.gradient_norm(model)
-        losses.append(float(team.total(loss.detach())))
+        norm = several.gradient_norm(model) if several else norm_of_gradient(model)
+        part = loss.detach()
+        losses.append(float(several._sum_loss(part) if several else part))
         with torch.no_grad():
             for parameter in model.parameters():
                 assert parameter.grad is not None
@@ -178,19 +186,24 @@ def make_steps(team: Team, case: Case) -> RankResult:
     learnt = dict(model.named_parameters())
     gradients = {f"model.{name}": p.grad for name, p in learnt.items() if p.grad is not None}
     weights = {f"model.{name}": p.detach() for name, p in learnt.items()}
-    report = team.report() if isinstance(team, DistributedProcesses) else []
-    return RankResult(losses, team.whole(gradients), team.whole(weights), float(norm), report)
+    report = several.report() if several else []
+    gathered = processes.gather_state(gradients)
+    return RankResult(losses, gathered, processes.gather_state(weights), float(norm), report)
+
+
+def norm_of_gradient(model: nn.Module) -> torch.Tensor:
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def steps_alone(case: Case) -> RankResult:
     """Make the steps of `case` in this process."""
-    return make_steps(ALONE, case)
+    return make_steps(Processes(), case)
 
 
 def steps_as_rank(mode: str, case: Case) -> RankResult:
     """Make the steps of `case` as one of several ranks."""
-    with join(mode, device="cpu", timeout=60) as team:
-        return make_steps(team, case)
+    with join(mode, device="cpu", timeout=60) as processes:
+        return make_steps(processes, case)
 
 
 @contextmanager
@@ -202,7 +215,8 @@ def double_precision() -> Iterator[None]:
     """
     torch.set_default_dtype(torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((step, "augment"), (evaluate, "take_view")):
+        modules = ((loop, "augment"), (several_processes, "augment"), (evaluate, "take_view"))
+        for module, name in modules:
             original = getattr(module, name)
             patch.setattr(module, name, lambda *given, do=original: do(*given).double())
         yield
@@ -217,42 +231,41 @@ def train_alone(data: Path, run: Path, settings: Settings) -> None:
 
 def train_as_rank(mode: str, data: Path, run: Path, settings: Settings, stop: int = 0) -> str:
     """Train as one of several ranks and say how it ended; `stop`: the last gets SIGINT there."""
-    original, last = train._step, os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+    last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
 
-    def stopping(job: Job, *arguments: Any) -> None:
-        original(job, *arguments)
-        if job.position.step == stop and last:
+    def kill(state: TrainState, step: int, indices: Indices) -> None:
+        if step == stop and last:
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
         with (
             double_precision(),
             pytest.MonkeyPatch.context() as patch,
-            join(mode, device="cpu", timeout=60) as team,
+            join(mode, device="cpu", timeout=60) as processes,
         ):
-            patch.setattr(train, "_step", stopping)
-            train.train_model(data, run, settings, device="cpu", resume=True, team=team)
+            patch.setattr(train, "make_step", after_step(kill))
+            train.train_model(data, run, settings, device="cpu", resume=True, processes=processes)
     except AlexnetError as error:
         return f"{error.exit_code}: {error}"
     return "done"
 
 
-def team_is_gone(call: TrainingSpec) -> bool:
-    """Train as a rank, and tell whether nothing is left of its team when that has ended."""
-    teams: list[weakref.ref[Team]] = []
+def processes_are_gone(call: TrainingSpec) -> bool:
+    """Train as a rank, and tell whether nothing is left of its processes when that has ended."""
+    joined: list[weakref.ref[Processes]] = []
 
     @contextmanager
-    def noted(*arguments: Any, **options: Any) -> Iterator[Team]:
-        with join(*arguments, **options) as team:
-            teams.append(weakref.ref(team))
-            yield team
+    def noted(*arguments: Any, **options: Any) -> Iterator[Processes]:
+        with join(*arguments, **options) as processes:
+            joined.append(weakref.ref(processes))
+            yield processes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launching, "join", noted)
         gc.disable()  # it would come at any time, or not before Python itself ends
         try:
             train_rank(call)
-            return teams[0]() is None
+            return joined[0]() is None
         finally:
             gc.enable()
 
@@ -260,14 +273,20 @@ def team_is_gone(call: TrainingSpec) -> bool:
 def evaluate_as_rank(mode: str, run: Path, data: Path, images: int) -> Evaluation:
     """Evaluate the first `images` of the validation split as one of several ranks."""
     opened, split = Run.open(run), first_of(data, images)
-    with double_precision(), join(mode, device="cpu", timeout=60) as team:
+    with double_precision(), join(mode, device="cpu", timeout=60) as processes:
         whole = create_model(opened.model_name, len(opened.classes))
-        model = team.localize(whole, opened.settings)
-        saved = team.restored(lambda: checkpoint.load(run, "last"))
-        checkpoint.load_weights(model, saved)
-        network = team.network(model, None)
-        members = [(network, opened.preprocessing)]
-        return evaluate_split(members, split, opened.classes, team=team)
+        model = processes.shard(whole, opened.settings)
+        saved = processes.load_sharded(lambda: checkpoint_store.load(run, "last"))
+        checkpoint_format.load_weights(model, saved)
+        return processes.evaluate(
+            processes.network(model, None),
+            opened.preprocessing,
+            split,
+            opened.classes,
+            precision="auto",
+            progress=SILENT,
+            on_batch=lambda: None,
+        )
 
 
 def first_of(data: Path, images: int) -> Split:

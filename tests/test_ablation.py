@@ -15,7 +15,7 @@ from alexnet.analysis.summary import Summary, summarize
 from alexnet.errors import UsageError
 from alexnet.evaluate import evaluate_run
 from alexnet.networks.ablation import ABLATIONS
-from alexnet.networks.layers import PaperDropout
+from alexnet.networks.layers_2012 import PaperDropout
 from alexnet.networks.registry import create_model, input_shape, list_models, set_dropout
 from alexnet.storage.run import Run
 from alexnet.train import train_model
@@ -40,16 +40,14 @@ def outputs(summary: Summary) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("name", list_models())
 @pytest.mark.parametrize(("part", "kind"), CHANGES)
-def test_every_network_takes_every_change_that_finds_something(
-    name: str, part: str, kind: str
-) -> None:
+def test_every_network_takes_every_change_that_has_a_row(name: str, part: str, kind: str) -> None:
     if has(name, part, kind):
         changed = summarize(name, 7, ablate={part: kind})  # runs it, so that the shapes must fit
         assert changed.layers[-1].output == (7,)
         found = find_differences(summarize(name, 7), changed)
         assert bool(found) == (kind not in DEFAULTS.values())
     else:
-        with pytest.raises(UsageError, match=f"{part}={kind} finds no such row"):
+        with pytest.raises(UsageError, match=f"{part}={kind} has no row to change"):
             input_shape(name, ablate={part: kind})
 
 
@@ -57,12 +55,12 @@ def test_every_network_takes_every_change_that_finds_something(
 def test_activation(kind: str) -> None:
     """P 3.1 and figure 1: the same network with tanh units, or with the logistic function."""
     torch.manual_seed(0)
-    plain = create_model("alexnet_small", 3)
+    reference = create_model("alexnet_small", 3)
     torch.manual_seed(0)
     model = create_model("alexnet_small", 3, ablate={"activation": kind})
-    names = [name.replace("relu", kind) for name, _ in plain.named_children()]
+    names = [name.replace("relu", kind) for name, _ in reference.named_children()]
     assert [name for name, _ in model.named_children()] == names
-    assert all(map(torch.equal, plain.parameters(), model.parameters()))
+    assert all(map(torch.equal, reference.parameters(), model.parameters()))
     taps = taps_of(model, pictures(1, 56).float())
     function = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}[kind]
     for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"):
@@ -81,7 +79,7 @@ def test_without_norm_is_net_148() -> None:
     ]
 
 
-def test_batch_norm_takes_the_place_of_each_norm_and_has_no_weights() -> None:
+def test_batch_norm_replaces_each_norm_and_has_no_weights() -> None:
     model = create_model("alexnet_small", 3, ablate={"norm": "batch"})
     norms = {name: layer for name, layer in model.named_children() if "norm" in name}
     assert {name: layer.num_features for name, layer in norms.items()} == {
@@ -139,25 +137,25 @@ def test_without_a_middle_layer(conv: str, changed: str, inputs: int) -> None:
     """P 7: "removing any of the middle layers results in a loss of about 2%"."""
     with torch.device("meta"):
         model = create_model("alexnet", ablate={"without": conv})
-        plain = create_model("alexnet")
+        reference = create_model("alexnet")
     gone = {conv, f"relu{conv[-1]}"}
-    names = [name for name, _ in plain.named_children() if name not in gone]
+    names = [name for name, _ in reference.named_children() if name not in gone]
     assert [name for name, _ in model.named_children()] == names
     for name, layer in model.named_children():
         if name == changed:
             assert inputs in (getattr(layer, "in_channels", 0), getattr(layer, "in_features", 0))
         else:
-            assert repr(layer) == repr(plain.get_submodule(name)), name
+            assert repr(layer) == repr(reference.get_submodule(name)), name
 
 
 def test_layers_that_no_longer_fit_are_drawn_as_their_table_says() -> None:
     torch.manual_seed(5)
-    plain = create_model("alexnet_small", 3)
+    reference = create_model("alexnet_small", 3)
     torch.manual_seed(5)
     model = create_model("alexnet_small", 3, ablate={"without": "conv3"})
     for name, parameter in model.named_parameters():
         if not name.startswith("conv4"):
-            assert torch.equal(parameter, plain.get_parameter(name)), name
+            assert torch.equal(parameter, reference.get_parameter(name)), name
     weight = model.get_parameter("conv4.weight")
     assert weight.shape == (192, 64, 3, 3)
     assert weight.std().item() == pytest.approx(0.01, rel=0.02)
@@ -184,12 +182,12 @@ def test_changes_go_together_in_any_order() -> None:
 
 def test_no_change_gives_the_table_itself() -> None:
     torch.manual_seed(0)
-    plain = create_model("alexnet_small", 3)
+    reference = create_model("alexnet_small", 3)
     for changes in (None, {}, DEFAULTS):
         torch.manual_seed(0)
         model = create_model("alexnet_small", 3, ablate=changes)
-        assert repr(model) == repr(plain)
-        assert all(map(torch.equal, plain.parameters(), model.parameters()))
+        assert repr(model) == repr(reference)
+        assert all(map(torch.equal, reference.parameters(), model.parameters()))
 
 
 def test_unknown_changes_are_refused_with_the_list() -> None:
@@ -229,9 +227,9 @@ def test_a_run_knows_what_was_changed(tiny_data: Path, tmp_path: Path) -> None:
         train_model(tiny_data, tmp_path / "run", other, device="cpu", resume=True)
 
 
-def test_a_change_that_finds_nothing_leaves_no_run(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_change_without_a_row_leaves_no_run(tiny_data: Path, tmp_path: Path) -> None:
     settings = dataclasses.replace(TINY, ablate={"without": "conv3"})
-    with pytest.raises(UsageError, match="finds no such row"):
+    with pytest.raises(UsageError, match="has no row to change"):
         train_model(tiny_data, tmp_path / "run", settings, device="cpu")
     assert not Run.exists(tmp_path / "run")
 

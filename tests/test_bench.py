@@ -8,31 +8,26 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import alexnet
 from alexnet import create_model, summarize
-from alexnet.bench import (
-    BenchPlan,
-    BenchReport,
-    conditions,
-    predicting,
-    run_bench,
-    script,
-    worker,
-)
-from alexnet.bench.arms import Arm, Elsewhere, Here, Pace, measure
-from alexnet.bench.feeding import Feed, data_table, prepare_table
-from alexnet.bench.nets import plain_alexnet, torchvision_layout
-from alexnet.bench.network import LIMITS, Where, days, network_tables, operations
-from alexnet.bench.predicting import Asked, predict_tables
-from alexnet.bench.steps import Spec, build
-from alexnet.bench.tables import Row, Table, ratio
+from alexnet.bench import peers, predict, report, timing
+from alexnet.bench.data import PhotoSetup, data_table, prepare_table
+from alexnet.bench.network_tables import LIMITS, Setup, days, network_table, operations
+from alexnet.bench.peers import modules_alexnet, torchvision_alexnet
+from alexnet.bench.predict import predict_tables
+from alexnet.bench.report import BenchReport, Row, Table, ratio
+from alexnet.bench.run import BenchOptions, run_bench
+from alexnet.bench.spec import Spec
+from alexnet.bench.steps import build
+from alexnet.bench.timing import Candidate, LocalTimer, Rounds, WorkerTimer, measure
 from alexnet.cli import main
 from alexnet.errors import StorageError, WorkerError
 from alexnet.progress import SILENT
 from alexnet.storage.run import Run
 
-QUICK = Pace(1, 0.0, 1)
+QUICK = Rounds(1, 0.0, 1)
 
 
 # Figures.
@@ -71,15 +66,16 @@ def test_a_table_as_json_worked_by_hand() -> None:
 def test_steps_are_timed_in_turn_and_as_often_as_asked() -> None:
     order, now = "", [0.0]
 
-    def arm(key: str, seconds: float) -> Arm:
+    def candidate(key: str, seconds: float) -> Candidate:
         def step() -> None:
             nonlocal order
             order += key
             now[0] += seconds
 
-        return Arm(key, key, lambda: Here(step, clock=lambda: now[0]), units=2)
+        return Candidate(key, key, lambda: LocalTimer(step, clock=lambda: now[0]), units=2)
 
-    slow, fast = measure("steps", [arm("s", 0.5), arm("f", 0.25)], Pace(2, 0.5, 1), SILENT)
+    both = [candidate("s", 0.5), candidate("f", 0.25)]
+    slow, fast = measure("steps", both, Rounds(2, 0.5, 1), SILENT)
     # Each warms up by one step. Half a second is one step of the one and two of the other, after
     # one that is not timed.
     assert order == "sf" + "sfff" * 2
@@ -90,7 +86,8 @@ def test_what_cannot_be_measured_has_a_note_and_the_others_go_on() -> None:
     def fail() -> Any:
         raise RuntimeError("no C++ compiler\nlong story")
 
-    good, bad = Arm("good", "good", lambda: Here(lambda: None)), Arm("bad", "bad", fail)
+    good = Candidate("good", "good", lambda: LocalTimer(lambda: None))
+    bad = Candidate("bad", "bad", fail)
     rows = measure("work", [bad, good], QUICK, SILENT)
     assert (rows[0].rates, rows[0].note) == ((), "not measured: no C++ compiler")
     assert len(rows[1].rates) == 1
@@ -105,7 +102,7 @@ def test_days_hours_minutes() -> None:
 
 
 def test_the_peers_network_is_ours() -> None:
-    ours, theirs = create_model("alexnet", 10).eval(), plain_alexnet(10).eval()
+    ours, theirs = create_model("alexnet", 10).eval(), modules_alexnet(10).eval()
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 60
     with torch.inference_mode():
@@ -114,25 +111,25 @@ def test_the_peers_network_is_ours() -> None:
 
 def test_the_layout_of_torchvisions_network() -> None:
     with torch.device("meta"):
-        ours, theirs = create_model("one_weird_trick"), torchvision_layout()
-    assert {k: v.shape for k, v in ours.state_dict().items()} == {
-        k: v.shape for k, v in theirs.state_dict().items()
-    }
+        ours, (theirs, note) = create_model("one_weird_trick"), torchvision_alexnet()
+    assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
     assert sum(p.numel() for p in theirs.parameters()) == 61_100_840
+    assert all(layer.inplace for layer in theirs.modules() if isinstance(layer, nn.ReLU))
+    assert "torchvision" in note
 
 
 def test_operations_are_those_of_the_summary() -> None:
     macs = summarize("alexnet").macs
-    assert operations("infer", torchvision=False) == 2 * macs
+    assert operations("infer") == 2 * macs
     # Forward, and backward for weights and for inputs, but for the first layer's inputs.
     conv1 = 55 * 55 * 96 * 3 * 11 * 11
-    assert operations("train", torchvision=False) == 2 * (3 * macs - conv1)
+    assert operations("train") == 2 * (3 * macs - conv1)
 
 
 def test_a_training_step_changes_every_weight() -> None:
     torch.manual_seed(0)
     before = create_model("alexnet")  # the same seed is set by `build`
-    step, note = build(Spec("train", "alexnet_plain", batch=2))
+    step, note = build(Spec("train", "reference", batch=2))
     step()
     assert note == ""
     after = step.__closure__
@@ -147,7 +144,7 @@ def test_a_training_step_changes_every_weight() -> None:
 
 
 def test_a_process_times_what_it_is_asked_to_and_ends() -> None:
-    timed = Elsewhere(Spec("copy", side=2**20, threads=1))
+    timed = WorkerTimer(Spec("copy", side=2**20, threads=1))
     assert 0 < timed.time(3) < 1
     timed.close()
     assert timed.process.returncode == 0
@@ -156,15 +153,17 @@ def test_a_process_times_what_it_is_asked_to_and_ends() -> None:
 def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(WorkerError, match="its process died"):
-        Elsewhere(Spec("copy", side=2**20))
+        WorkerTimer(Spec("copy", side=2**20))
 
 
-def test_an_error_in_a_process_is_told(
+def test_an_error_in_a_process_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    values = Spec("copy", device="nonsense", keep=False, threads=torch.get_num_threads()).as_json()
-    monkeypatch.setattr("sys.argv", ["worker", json.dumps(values)])
-    worker.main()
+    values = Spec(
+        "copy", device="nonsense", keep_memory=False, threads=torch.get_num_threads()
+    ).as_json()
+    monkeypatch.setattr("sys.argv", ["timing", json.dumps(values)])
+    timing.serve()
     assert "nonsense" in json.loads(capsys.readouterr().out)["error"]
 
 
@@ -172,22 +171,22 @@ def test_an_error_in_a_process_is_told(
 
 
 def test_a_table_of_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = ("ours", "modules")
-    where = Where("cpu", "float32", 1, processes=False, only=kept)
+    only = ("ours", "modules")
+    setup = Setup("cpu", "float32", 1, own_process=False, only=only)
     monkeypatch.setitem(LIMITS, "cpu", (64, 2**20))
-    (table,) = network_tables("infer", [2], where, QUICK, SILENT)
-    assert [row.key for row in table.rows] == list(kept)
+    table = network_table("infer", 2, setup, QUICK, SILENT)
+    assert [row.key for row in table.rows] == list(only)
     assert all(row.rate > 0 and table.share(row) for row in table.rows)
 
 
 def test_preparing_and_reading(tmp_path: Path) -> None:
-    feed = Feed(photos=6, batch=4, workers=0)
-    prepared = prepare_table(feed, QUICK, SILENT)
+    setup = PhotoSetup(photos=6, batch=4, workers=0)
+    prepared = prepare_table(setup, QUICK, SILENT)
     assert [len(row.rates) for row in prepared.rows] == [1, 1, 1]
     # 256 x 256 x 3 bytes for each of 1,331,167 images, and a sixth of a shard's header.
     gigabytes = 1_331_167 * (256 * 256 * 3 + 128 / 6) / 1e9
     assert prepared.facts["imagenet_raw_gb"] == pytest.approx(gigabytes)
-    read = data_table(feed, QUICK, SILENT)
+    read = data_table(setup, QUICK, SILENT)
     assert [row.note for row in read.rows] == [""] * 6
     assert all(row.rate > 0 for row in read.rows)
 
@@ -200,10 +199,10 @@ def test_predicting(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         called.append(command)
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(predicting, "made_up_run", lambda _: Run.open(tiny_run))
-    once, many = predict_tables(Asked(photos=3), QUICK, SILENT)
+    monkeypatch.setattr(predict, "write_run", lambda _: Run.open(tiny_run))
+    once, many = predict_tables(PhotoSetup(photos=3), QUICK, SILENT)
     assert [row.note for row in (*once.rows, *many.rows)] == [""] * 4
-    assert [command[2] for command in called[:2]] == ["alexnet", "alexnet.bench.script"]
+    assert [command[2] for command in called[:2]] == ["alexnet", "alexnet.bench.peers"]
     # Two steps of each (one to warm up), for one photograph and for three.
     assert [sum(".jpg" in word for word in command) for command in called] == [1] * 4 + [3] * 4
 
@@ -215,7 +214,7 @@ def test_the_script_answers_as_a_run_does(
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     Image.new("RGB", (300, 400), (255, 0, 0)).save(tmp_path / "red.png")
     threads = torch.get_num_threads()
-    script.main(str(threads), "cpu", str(tmp_path / "weights.pt"), str(tmp_path / "red.png"))
+    peers.main(str(threads), "cpu", str(tmp_path / "weights.pt"), str(tmp_path / "red.png"))
     red = torch.tensor([255.0, 0, 0]).reshape(1, 3, 1, 1).expand(1, 3, 224, 224) - 120
     with torch.inference_mode():
         expected = model(red).topk(5).indices.tolist()
@@ -226,9 +225,9 @@ def test_the_script_answers_as_a_run_does(
 
 
 @pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> list[BenchPlan]:
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[BenchOptions]:
     """Have the command measure nothing; return what it was asked to measure."""
-    asked: list[BenchPlan] = []
+    asked: list[BenchOptions] = []
     rows = [
         Row("ours", "alexnet", (100.0, 110.0, 90.0), operations=4e9),
         Row("modules", "PyTorch modules", (40.0, 44.0, 36.0), operations=4e9),
@@ -244,17 +243,17 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[BenchPlan]:
         "versions": {"torch": "2.13", "python": "3.12"},
     }  # fmt: skip
 
-    def run(plan: BenchPlan, *, command: str, progress: object) -> BenchReport:
-        asked.append(plan)
+    def run(options: BenchOptions, *, command: str, progress: object) -> BenchReport:
+        asked.append(options)
         return BenchReport(command, facts, tables)
 
-    monkeypatch.setattr("alexnet.bench.run_bench", run)
+    monkeypatch.setattr("alexnet.bench.run.run_bench", run)
     monkeypatch.setenv("COLUMNS", "80")
     return asked
 
 
-def test_tables_as_a_person_sees_them(
-    made_up: list[BenchPlan], capsys: pytest.CaptureFixture[str]
+def test_tables_as_they_are_printed(
+    made_up: list[BenchOptions], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", "train", "--batch-sizes", "2,16", "--no-compiled"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -306,8 +305,8 @@ def test_nonsense_is_refused(
 
 
 def test_a_report_says_where_it_was_measured() -> None:
-    report = run_bench(BenchPlan(what=(), quick=True))
-    facts = report.as_json()
+    measured = run_bench(BenchOptions(what=(), quick=True))
+    facts = measured.as_json()
     assert facts["precision"] in ("float32", "bfloat16")
     assert facts["versions"]["torch"] == torch.__version__
     assert {"commit", "hardware", "threads", "load"} <= facts.keys()
@@ -324,20 +323,20 @@ def test_the_commit_says_whether_code_was_changed_and_not_results(
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     monkeypatch.setattr(alexnet, "__file__", str(tmp_path / "alexnet/__init__.py"))
-    assert conditions.commit() == "unknown"
+    assert report.commit() == "unknown"
     git("init")
     git("add", "-A")
     git("commit", "-m", "all")
-    clean = conditions.commit()
+    clean = report.commit()
     assert len(clean) >= 7
     assert "-" not in clean
     (tmp_path / "results/one/result.json").write_text("{}")
-    assert conditions.commit() == clean
+    assert report.commit() == clean
     (tmp_path / "alexnet/__init__.py").write_text("x = 1\n")
-    assert conditions.commit() == f"{clean}-dirty"
+    assert report.commit() == f"{clean}-dirty"
 
 
 def test_predicting_takes_the_start_away() -> None:
     once, many = [Row("ours", "", (0.5,))], [Row("ours", "", (0.2,))]
     # 2 seconds for one image, 5 for seven: half a second for each further one.
-    assert predicting._seconds_per_image(once, many, 7) == {"ours": 0.5}
+    assert predict._seconds_per_image(once, many, 7) == {"ours": 0.5}

@@ -57,8 +57,8 @@ def test_every_place_gives_the_images_asked_for(train: Split, place: str) -> Non
     for _ in range(2):  # from the disk, then from memory
         requests = [order[:16], order[16:32], order[32:]]
         for indices, batch in zip(requests, images.batches(requests), strict=True):
-            assert batch.dtype == torch.uint8
-            assert np.array_equal(batch.numpy(), train.read(indices))
+            assert batch.pixels().dtype == torch.uint8
+            assert np.array_equal(batch.pixels().numpy(), train.read(indices))
 
 
 @pytest.mark.parametrize("place", ["host", "device"])
@@ -105,20 +105,21 @@ def test_halved_colour_is_what_a_place_with_half_the_room_gives(train: Split) ->
 
 
 @pytest.mark.parametrize("pixel_format", ["rgb", "yuv420"])
-@pytest.mark.parametrize("place", ["device", "host", "none"])
-def test_who_unpacks_images_gets_their_bytes_where_they_are(
-    train: Split, place: str, pixel_format: str
+@pytest.mark.parametrize("location", ["device", "host", "none"])
+def test_a_batch_gives_bytes_as_they_are_cached_and_pixels(
+    train: Split, location: str, pixel_format: str
 ) -> None:
-    images = Images(train, CPU, CachePlan(place, pixel_format, 0))  # type: ignore[arg-type]
+    images = Images(train, CPU, CachePlan(location, pixel_format, 0))  # type: ignore[arg-type]
     requests = [np.array([4, 1]), np.array([1, 9, 2])]
-    store = images.batch_buffer(3)
-    for indices, arrived in zip(requests, images.arrivals(requests), strict=True):
+    stores = []
+    for indices, batch in zip(requests, images.batches(requests), strict=True):
         pixels = torch.from_numpy(train.read(indices))
         expected = pixels.flatten(1) if pixel_format == "rgb" else to_yuv420(pixels)
-        assert torch.equal(arrived.rows[arrived.at], expected)
-        assert torch.equal(images.unpack(arrived), images.read(indices))
-        assert arrived.rows.shape[1:] == store.shape[1:]
-        assert (arrived.rows is store) == (place == "device")
+        assert torch.equal(batch.rows if batch.at is None else batch.rows[batch.at], expected)
+        assert torch.equal(batch.pixels(), images.read(indices))
+        assert (batch.at is None) == (location != "device")
+        stores.append(batch.rows)
+    assert (stores[0] is stores[1]) == (location == "device")
 
 
 # The choice.
@@ -135,14 +136,14 @@ def test_the_first_place_with_room_is_taken() -> None:
     assert chosen(125, 252) == CachePlan("host", "rgb", 251_887_681_536)
     assert chosen(125, 126) == CachePlan("host", "yuv420", 125_943_840_768)
     assert chosen(125, 125) == CachePlan("none")
-    assert chosen(999, 999, "host").place == "host"
+    assert chosen(999, 999, "host").location == "host"
     assert chosen(999, 999, "none") == CachePlan("none")
     # An odd side has no 2 x 2 pixels at its edge.
     assert chosen(200, 0, side=255) == CachePlan("none")
 
 
 def test_a_place_that_is_asked_for_and_too_small_is_an_error() -> None:
-    with pytest.raises(UsageError, match=r"--cache device: 1,000 images of 256 x 256 need 0\.1 GB"):
+    with pytest.raises(UsageError, match=r"--cache device: 1,000 images of 256 x 256 need at least 0\.1 GB"):
         plan_cache(1000, 256, "device", {"device": 10**7, "host": 10**12})
 
 
@@ -301,4 +302,4 @@ def test_a_gpu_gets_the_same_pixels(train: Split, place: str, pixel_format: str)
     requests = [np.arange(start, start + 13) for start in (0, 13, 26)]
     for _ in range(2):
         for ours, theirs in zip(here.batches(requests), there.batches(requests), strict=True):
-            assert torch.equal(ours, theirs.cpu())
+            assert torch.equal(ours.pixels(), theirs.pixels().cpu())

@@ -13,9 +13,10 @@ from torch import nn
 
 from alexnet.errors import CheckpointError, DivergedError, StorageError, UsageError
 from alexnet.optim import PaperSGD
-from alexnet.storage import checkpoint
+from alexnet.storage import checkpoint_format, checkpoint_store
 from alexnet.storage.atomic import write_text
-from alexnet.storage.checkpoint import Position
+from alexnet.storage.checkpoint_format import Position
+from alexnet.storage.locks import run_lock
 
 
 def network() -> nn.Sequential:
@@ -32,7 +33,7 @@ def trained(folder: Path, errors: list[float]) -> tuple[nn.Sequential, PaperSGD]
         model(torch.ones(1, 4)).sum().backward()
         optimizer.step()
         position = Position(epoch=epoch + 1, step=epoch, val_errors=errors[:epoch])
-        checkpoint.save(folder, model, optimizer, position)
+        checkpoint_store.save(folder, model, optimizer, position)
     return model, optimizer
 
 
@@ -46,12 +47,12 @@ def name(step: int) -> str:
 
 def test_what_is_saved_comes_back_exactly(tmp_path: Path) -> None:
     model, optimizer = trained(tmp_path, [0.5])
-    saved = checkpoint.load(tmp_path, "last")
+    saved = checkpoint_store.load(tmp_path, "last")
     assert saved.position == Position(epoch=2, step=1, val_errors=[0.5])
     copy = network()
     again = PaperSGD(copy.parameters(), lr=0.1)
-    checkpoint.load_weights(copy, saved)
-    checkpoint.load_optimizer(copy, again, saved)
+    checkpoint_format.load_weights(copy, saved)
+    checkpoint_format.load_optimizer(copy, again, saved)
     for ours, theirs in zip(copy.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
         assert torch.equal(again.state[ours]["velocity"], optimizer.state[theirs]["velocity"])
@@ -74,12 +75,12 @@ def test_torchs_optimizers_go_on_as_if_never_stopped(tmp_path: Path, kind: str) 
     model = network()
     optimizer = make(model)
     steps(model, optimizer)
-    checkpoint.save(tmp_path, model, optimizer, Position(step=2))
+    checkpoint_store.save(tmp_path, model, optimizer, Position(step=2))
     copy = network()
     again = make(copy)
-    saved = checkpoint.load(tmp_path, "last")
-    checkpoint.load_weights(copy, saved)
-    checkpoint.load_optimizer(copy, again, saved)
+    saved = checkpoint_store.load(tmp_path, "last")
+    checkpoint_format.load_weights(copy, saved)
+    checkpoint_format.load_optimizer(copy, again, saved)
     steps(model, optimizer)
     steps(copy, again)
     for ours, theirs in zip(copy.parameters(), model.parameters(), strict=True):
@@ -89,16 +90,16 @@ def test_torchs_optimizers_go_on_as_if_never_stopped(tmp_path: Path, kind: str) 
 def test_the_best_and_the_two_newest_are_kept(tmp_path: Path) -> None:
     trained(tmp_path, [0.5, 0.2, 0.4, 0.3, 0.6])
     assert files(tmp_path) == [name(2), name(4), name(5)]
-    assert checkpoint.load(tmp_path, "best").position.step == 2
-    assert checkpoint.load(tmp_path, "last").position.step == 5
+    assert checkpoint_store.load(tmp_path, "best").position.step == 2
+    assert checkpoint_store.load(tmp_path, "last").position.step == 5
 
 
 def test_a_checkpoint_inside_an_epoch_is_never_the_best(tmp_path: Path) -> None:
     model, optimizer = trained(tmp_path, [0.5])
     position = Position(epoch=2, step=2, batch=1, val_errors=[0.5])
-    checkpoint.save(tmp_path, model, optimizer, position)
-    assert checkpoint.load(tmp_path, "best").position.step == 1
-    assert checkpoint.load(tmp_path, "last").position.step == 2
+    checkpoint_store.save(tmp_path, model, optimizer, position)
+    assert checkpoint_store.load(tmp_path, "best").position.step == 1
+    assert checkpoint_store.load(tmp_path, "last").position.step == 2
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "remove", "header"])
@@ -119,10 +120,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(
     if harm == "remove":
         path.unlink()
     with pytest.raises(CheckpointError, match=r"step-00000002.safetensors is damaged"):
-        checkpoint.load(tmp_path, "last")
-    assert [problem.split()[0] for problem in checkpoint.repair(tmp_path)] == [name(2)]
-    assert checkpoint.load(tmp_path, "last").position.step == 1
-    assert checkpoint.repair(tmp_path) == []
+        checkpoint_store.load(tmp_path, "last")
+    assert [problem.split()[0] for problem in checkpoint_store.repair(tmp_path)] == [name(2)]
+    assert checkpoint_store.load(tmp_path, "last").position.step == 1
+    assert checkpoint_store.repair(tmp_path) == []
 
 
 def test_no_whole_checkpoint_is_an_error_that_names_them(tmp_path: Path) -> None:
@@ -130,13 +131,13 @@ def test_no_whole_checkpoint_is_an_error_that_names_them(tmp_path: Path) -> None
     for path in (tmp_path / "checkpoints").iterdir():
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"00000001.safetensors is damaged.*00000002"):
-        checkpoint.repair(tmp_path)
-    assert len(checkpoint.read_manifest(tmp_path)["checkpoints"]) == 2
+        checkpoint_store.repair(tmp_path)
+    assert len(checkpoint_store.read_manifest(tmp_path)["checkpoints"]) == 2
 
 
 def test_a_run_without_checkpoint_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
-        checkpoint.load(tmp_path, "last")
+        checkpoint_store.load(tmp_path, "last")
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
         next(model.parameters())[0, 0] = torch.nan
     before = files(tmp_path)
     with pytest.raises(DivergedError, match="not finite after step 7"):
-        checkpoint.save(tmp_path, model, optimizer, Position(step=7))
+        checkpoint_store.save(tmp_path, model, optimizer, Position(step=7))
     assert files(tmp_path) == before
 
 
@@ -157,11 +158,11 @@ def test_a_failed_save_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(StorageError, match=r"No space left.*earlier checkpoints are kept"):
-        checkpoint.save(tmp_path, model, optimizer, Position(step=2))
+    monkeypatch.setattr(checkpoint_format, "save_file", full)
+    with pytest.raises(StorageError, match=r"No space left.*earlier checkpoints are unchanged"):
+        checkpoint_store.save(tmp_path, model, optimizer, Position(step=2))
     assert files(tmp_path) == before
-    assert checkpoint.load(tmp_path, "last").position.step == 1
+    assert checkpoint_store.load(tmp_path, "last").position.step == 1
 
 
 @pytest.mark.fault(14)
@@ -169,9 +170,9 @@ def test_every_mismatch_is_listed_with_both_shapes(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     tensors = {"model.0.weight": torch.zeros(5, 4), "model.9.bias": torch.zeros(2)}
     save_file(tensors, path)
-    saved = checkpoint.Saved(tensors, Position(), path)
+    saved = checkpoint_format.Saved(tensors, Position(), path)
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.load_weights(network(), saved)
+        checkpoint_format.load_weights(network(), saved)
     text = str(caught.value)
     assert "0.weight (5x4 in the file, 3x4 in the network)" in text
     assert "0.bias (missing in the file, 3 in the network)" in text
@@ -182,17 +183,17 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     trained(tmp_path, [0.5])
     (tmp_path / "checkpoints.json").write_text('{"checkpoints": []')
     with pytest.raises(CheckpointError, match=r"checkpoints\.json is damaged"):
-        checkpoint.load(tmp_path, "last")
+        checkpoint_store.load(tmp_path, "last")
 
 
 def test_a_run_belongs_to_one_training(tmp_path: Path) -> None:
     with (
-        checkpoint.lock(tmp_path),
+        run_lock(tmp_path),
         pytest.raises(UsageError, match="another training"),
-        checkpoint.lock(tmp_path),
+        run_lock(tmp_path),
     ):
         pass
-    with checkpoint.lock(tmp_path):
+    with run_lock(tmp_path):
         pass
 
 
@@ -210,7 +211,7 @@ def test_what_a_kill_left_is_swept_away_and_nothing_else(tmp_path: Path) -> None
         (tmp_path / "checkpoints" / left).write_bytes(b"half of a")
     for other in ("notes.txt", ".tmp", "step-9.safetensors", "best.safetensors"):
         (tmp_path / "checkpoints" / other).write_bytes(b"somebody's")
-    checkpoint.sweep(tmp_path)
+    checkpoint_store.sweep(tmp_path)
     assert files(tmp_path) == sorted(
         [name(1), "notes.txt", ".tmp", "step-9.safetensors", "best.safetensors"]
     )
@@ -228,4 +229,4 @@ save_file({{"x": torch.zeros(1_000_000)}}, {str(tmp_path / "step-00000001.tmp")!
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == -signal.SIGXFSZ
     (left,) = tmp_path.iterdir()
-    assert checkpoint.UNFINISHED.fullmatch(left.name) or checkpoint.OURS.fullmatch(left.name)
+    assert checkpoint_store.UNFINISHED.fullmatch(left.name) or checkpoint_store.OURS.fullmatch(left.name)

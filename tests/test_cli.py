@@ -1,4 +1,4 @@
-"""The command line as a person and as a program see it: words, answers, errors, exit codes."""
+"""The command line for users and programs: options, results, errors, exit codes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from PIL import Image
 import alexnet
 from alexnet import errors, list_models, list_recipes
 from alexnet.cli import main
-from alexnet.cli.options import change_settings
+from alexnet.cli.train import change_settings
 from alexnet.config import Settings
 
 COMMANDS = [
@@ -63,15 +63,15 @@ def process(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
 
 
-# Help and words.
+# Help and options.
 
 
 def test_help_lists_every_stage_in_the_order_of_the_data(cli: Run) -> None:
     for words in (["--help"], ["-h"], []):
         code, out, err = cli(*words)
         assert (code, err) == (0, "")
-        places = [out.index(f"│ {name} ") for name in COMMANDS]
-        assert places == sorted(places)
+        positions = [out.index(f"│ {name} ") for name in COMMANDS]
+        assert positions == sorted(positions)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -89,7 +89,7 @@ def test_help_names_every_model_and_recipe(cli: Run) -> None:
     assert all(name in cli("summary", "--help").out for name in list_models())
 
 
-def test_the_same_flag_says_the_same_in_every_command(cli: Run) -> None:
+def test_an_option_has_the_same_help_in_every_command(cli: Run) -> None:
     def line(name: str, flag: str) -> str:
         lines = [" ".join(each.split()) for each in cli(name, "--help").out.splitlines()]
         return next(each for each in lines if each.startswith(f"│ {flag} "))
@@ -129,22 +129,24 @@ def test_version_names_software_and_device(cli: Run) -> None:
         (["--josn"], "No such option: --josn (help: alexnet --help)"),
     ],
 )
-def test_wrong_words_are_one_line_with_the_nearest_right_one(
+def test_a_usage_error_is_one_line_with_the_nearest_option(
     cli: Run, words: list[str], message: str
 ) -> None:
     assert cli(*words) == (2, "", f"alexnet: error: {message}\n")
 
 
-def test_options_become_settings_and_set_has_the_last_word() -> None:
+def test_options_become_settings_and_set_overrides_them() -> None:
     changes = ["lr=0.5", "epochs=7"]
     settings = change_settings(
         Settings(lr=0.1), model="alexnet_small", epochs=3, seed=None, changes=changes
     )
     assert settings == Settings(lr=0.5, model="alexnet_small", epochs=7)
-    assert change_settings(settings, model=None, epochs=None, seed=None, changes=None) == settings
+    assert change_settings(settings) == settings
+    frozen = change_settings(Settings(layer_lr={"conv1": 0.1, "fc8": 2}), freeze="conv1,conv2")
+    assert frozen == Settings(layer_lr={"conv1": 0, "conv2": 0, "fc8": 2})
 
 
-# Errors: whatever happens in a stage is one line and an exit code.
+# Errors: any error of a stage is one line and an exit code.
 
 OUT_OF_MEMORY = type("OutOfMemoryError", (RuntimeError,), {})
 
@@ -190,7 +192,7 @@ def test_an_error_is_one_line_and_its_exit_code(
         assert cli("--debug", "summary") == result
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
+def test_a_pipe_closed_early_is_no_error() -> None:
     done = process("$alexnet --help | true; exit ${PIPESTATUS[0]}")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
@@ -323,7 +325,7 @@ def test_evaluate_shows_the_figures_of_its_json(cli: Run, tiny_run: Path, tiny_d
     assert cli("evaluate", tiny_data, tiny_run).code == 4
 
 
-def test_the_worst_classes_come_first_with_what_they_are_taken_for() -> None:
+def test_the_worst_classes_come_first_with_their_most_frequent_mistake() -> None:
     from alexnet.cli.evaluate import class_table
     from alexnet.evaluate import Evaluation
 
@@ -334,8 +336,8 @@ def test_the_worst_classes_come_first_with_what_they_are_taken_for() -> None:
         confusion[number][number] = 25 - number
     confusion[3] = [0] * 25  # a class without images has no error
     per_class = [
-        {"class": name, "images": sum(row), "top1_error": 1 - row[at] / 25, "top5_error": 0.0}
-        for at, (name, row) in enumerate(zip(labels, confusion, strict=True))
+        {"class": name, "images": sum(row), "top1_error": 1 - row[index] / 25, "top5_error": 0.0}
+        for index, (name, row) in enumerate(zip(labels, confusion, strict=True))
     ]
     result = Evaluation("val", 600, 1, 1.0, 0.5, 0.1, per_class, confusion)
     columns = [list(column.cells) for column in class_table(result, labels).columns]

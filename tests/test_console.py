@@ -1,4 +1,4 @@
-"""What is written where: progress on terminals and in logs, JSON, errors, tables."""
+"""Console output: progress on terminals and in logs, JSON, errors, tables."""
 
 import io
 import json
@@ -8,9 +8,9 @@ from rich.console import Console
 
 from alexnet.cli import console
 from alexnet.cli.console import (
-    Bars,
-    Lines,
-    Pace,
+    BarProgress,
+    LogProgress,
+    TaskProgress,
     class_label,
     duration,
     fits,
@@ -25,7 +25,7 @@ from alexnet.cli.console import (
 
 
 class Clock:
-    """Time that passes only when told."""
+    """Time that passes only when a test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -57,26 +57,26 @@ def shown(on: Console) -> str:
     return on.file.getvalue()
 
 
-def test_pace_tells_rate_elapsed_and_left(clock: Clock) -> None:
-    pace = Pace("train", 1000, "images", began=clock.now)
-    assert pace.describe() == "0/1,000 images, 0:00"
+def test_progress_shows_rate_elapsed_and_left(clock: Clock) -> None:
+    task = TaskProgress("train", 1000, "images", started=clock.now)
+    assert task.describe() == "0/1,000 images, 0:00"
     clock.wait(5)  # the first batch is slow: the rate counts from its end
-    pace.advance(100, "loss 2.30")
-    assert pace.describe() == "100/1,000 images, 0:05, loss 2.30"
+    task.advance(100, "loss 2.30")
+    assert task.describe() == "100/1,000 images, 0:05, loss 2.30"
     clock.wait(2)
-    pace.advance(100)
-    assert pace.describe() == "200/1,000 images, 50/s, 0:07, 0:16 left, loss 2.30"
+    task.advance(100)
+    assert task.describe() == "200/1,000 images, 50/s, 0:07, 0:16 left, loss 2.30"
     clock.wait(16)
-    pace.advance(800, "loss 1.10")
-    assert pace.describe() == "1,000/1,000 images, 50/s, 0:23, loss 1.10"
+    task.advance(800, "loss 1.10")
+    assert task.describe() == "1,000/1,000 images, 50/s, 0:23, loss 1.10"
 
 
 def test_what_was_done_before_does_not_count_as_speed(clock: Clock) -> None:
-    pace = Pace("resumed", 1000, "images", began=clock.now)
-    pace.advance(900)
+    task = TaskProgress("resumed", 1000, "images", started=clock.now)
+    task.advance(900)
     clock.wait(10)
-    pace.advance(5)
-    assert pace.describe() == "905/1,000 images, 0.5/s, 0:10, 3:10 left"
+    task.advance(5)
+    assert task.describe() == "905/1,000 images, 0.5/s, 0:10, 3:10 left"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_a_log_gets_a_line_every_ten_seconds_at_most(clock: Clock) -> None:
     log = screen(terminal=False)
-    lines = Lines(log)
+    lines = LogProgress(log)
     with lines.task("epoch 1", 4000, "images") as advance:
         for _ in range(40):
             clock.wait(1)
@@ -103,7 +103,7 @@ def test_a_log_gets_a_line_every_ten_seconds_at_most(clock: Clock) -> None:
 
 def test_many_short_tasks_share_the_ten_seconds(clock: Clock) -> None:
     log = screen(terminal=False)
-    lines = Lines(log)
+    lines = LogProgress(log)
     for _ in range(30):
         with lines.task("short", 1, "files") as advance:
             clock.wait(1)
@@ -113,23 +113,23 @@ def test_many_short_tasks_share_the_ten_seconds(clock: Clock) -> None:
 
 def test_notes_in_a_log_come_at_once_whole_and_without_control_codes() -> None:
     log = screen(width=20, terminal=False)
-    Lines(log).note("a note longer than the line [bold]\x1b[31m :smile:\n")
+    LogProgress(log).note("a note longer than the line [bold]\x1b[31m :smile:\n")
     assert shown(log) == "a note longer than the line [bold]\\x1b[31m :smile:\\n\n"
 
 
-def test_bars_show_what_is_under_way_and_vanish() -> None:
+def test_bars_show_running_tasks_and_vanish() -> None:
     terminal = screen(width=100)
-    bars = Bars(terminal)
+    bars = BarProgress(terminal)
     with bars.task("epoch 1/2", 1000, "images") as advance:
         advance(500, "loss [1.9]")
         bars.note("a note")
         with bars.task("evaluate", 10, "images") as inner:
             inner(5)
-            assert bars.drawn is not None
-            assert [task.description for task in bars.drawn.tasks] == ["epoch 1/2", "evaluate"]
-            bars.drawn.refresh()
-        assert [task.description for task in bars.drawn.tasks] == ["epoch 1/2"]
-    assert bars.drawn is None
+            assert bars.display is not None
+            assert [task.description for task in bars.display.tasks] == ["epoch 1/2", "evaluate"]
+            bars.display.refresh()
+        assert [task.description for task in bars.display.tasks] == ["epoch 1/2"]
+    assert bars.display is None
     text = shown(terminal)
     assert "500/1,000 images" in text
     assert "loss [1.9]" in text
@@ -137,29 +137,29 @@ def test_bars_show_what_is_under_way_and_vanish() -> None:
     assert "a note\n" in text
     with bars.task("again", 1, "files") as advance:
         advance(1)
-    assert bars.drawn is None
+    assert bars.display is None
 
 
-def test_bars_are_taken_down_when_the_work_fails() -> None:
-    bars = Bars(screen())
+def test_bars_are_removed_when_the_task_fails() -> None:
+    bars = BarProgress(screen())
     with pytest.raises(KeyboardInterrupt), bars.task("a", 2, "files"):
         raise KeyboardInterrupt
-    assert bars.drawn is None
+    assert bars.display is None
 
 
 def test_a_narrow_terminal_keeps_one_line_for_a_bar() -> None:
     terminal = screen(width=40)
-    bars = Bars(terminal)
+    bars = BarProgress(terminal)
     with bars.task("epoch 12/90", 1_281_167, "images") as advance:
         advance(128, "loss 6.908")
-        assert bars.drawn is not None
-        (line,) = terminal.render_lines(bars.drawn.get_renderable(), pad=False)
+        assert bars.display is not None
+        (line,) = terminal.render_lines(bars.display.get_renderable(), pad=False)
         assert sum(segment.cell_length for segment in line) <= 37  # room for ^C
 
 
 @pytest.mark.parametrize(
     ("terminal", "term", "kind"),
-    [(True, "xterm", Bars), (False, "xterm", Lines), (True, "dumb", Lines)],
+    [(True, "xterm", BarProgress), (False, "xterm", LogProgress), (True, "dumb", LogProgress)],
 )
 def test_bars_are_for_terminals_only(
     monkeypatch: pytest.MonkeyPatch, terminal: bool, term: str, kind: type
@@ -204,7 +204,7 @@ def test_words_for_numbers_and_classes() -> None:
     assert class_label("n02123045", "tabby\n") == r"n02123045 (tabby\n)"
 
 
-def test_a_table_knows_whether_it_fits() -> None:
+def test_whether_a_table_fits() -> None:
     table = plain_table("name", "count", right=("count",), gap=1)
     table.add_row("a" * 20, "1,000")
     narrow, wide = screen(width=25), screen(width=26)

@@ -82,12 +82,12 @@ def test_a_single_number_of_four_bytes() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"\x08", "it ends within a number"),
-        (b"\x08\x80", "it ends within a number"),
+        (b"\x08", "the data end within a number"),
+        (b"\x08\x80", "the data end within a number"),
         (b"\x08" + b"\xff" * 10 + b"\x01", "more than ten bytes"),
         (b"\x00\x01", "the number 0"),
-        (b"\x0b\x0c", "written in way 3"),
-        (b"\x0f", "written in way 7"),
+        (b"\x0b\x0c", "the unknown wire type 3"),
+        (b"\x0f", "the unknown wire type 7"),
         (b"\x0a\x05abc", "a field of 5 bytes where 3 are left"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "where 0 are left"),
         (b"\x0d\x00\x00", "a field of 4 bytes where 2 are left"),
@@ -100,11 +100,11 @@ def test_nonsense_is_refused(data: bytes, says: str) -> None:
 
 
 def test_nonsense_inside_is_refused() -> None:
-    with pytest.raises(WireError, match="no whole count of numbers of 4 bytes"):
+    with pytest.raises(WireError, match="3 bytes are not a multiple of 4 bytes"):
         parse(b"\x0a\x03abc").numbers(1, "<f4")
     with pytest.raises(WireError, match="more than 100,000 numbers"):
         parse(bytes_field(1, bytes(100_001))).integers(1)
-    with pytest.raises(WireError, match="ends within a number"):
+    with pytest.raises(WireError, match="data end within a number"):
         parse(b"\x0a\x01\x80").integers(1)
 
 

@@ -48,8 +48,8 @@ def jpeg_tar(images: Pixels, first: int) -> tuple[bytes, list[tuple[int, int]]]:
             archive.addfile(info, io.BytesIO(data))
     out.seek(0)
     with tarfile.open(fileobj=out) as archive:
-        places = [(info.offset_data, info.size) for info in archive]
-    return out.getvalue(), places
+        spans = [(info.offset_data, info.size) for info in archive]
+    return out.getvalue(), spans
 
 
 def write_dataset(folder: Path, store: str = "raw") -> Path:
@@ -61,9 +61,9 @@ def write_dataset(folder: Path, store: str = "raw") -> Path:
         if store == "raw":
             data, name = npy(part), f"train-{number:05d}.npy"
         else:
-            data, places = jpeg_tar(part, first)
+            data, spans = jpeg_tar(part, first)
             name = f"train-{number:05d}.tar"
-            index += [(number, *place) for place in places]
+            index += [(number, *span) for span in spans]
         shards.append(entry(folder, name, data, images=last - first))
     split = {
         "images": 5,
@@ -82,6 +82,7 @@ def write_dataset(folder: Path, store: str = "raw") -> Path:
         "version": 1,
         "size": SIZE,
         "store": store,
+        "resize": "short",
         "classes": ["a", "b"],
         "titles": ["ants", "bees"],
         "splits": {"train": split},

@@ -6,16 +6,10 @@ import os
 import pytest
 import torch
 
-from alexnet.device import (
-    autocast,
-    available_devices,
-    cpu_name,
-    describe_device,
-    keep_memory,
-    pick_device,
-    repeatable,
-)
+from alexnet.device import autocast, available_devices, keep_memory, pick_device
 from alexnet.errors import UsageError
+from alexnet.storage.environment import cpu_name, describe_device
+from alexnet.train.determinism import deterministic
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: int, mps: bool) -> None:
@@ -163,7 +157,7 @@ def test_a_gpu_repeats_its_bits_for_as_long_as_that_is_wanted(
     cudnn = torch.backends.cudnn
 
     def fail_inside() -> None:
-        with repeatable(torch.device("cuda"), wanted):
+        with deterministic(torch.device("cuda"), wanted):
             assert (cudnn.deterministic, cudnn.benchmark) == (wanted, not wanted)
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
             raise ZeroDivisionError
@@ -171,5 +165,5 @@ def test_a_gpu_repeats_its_bits_for_as_long_as_that_is_wanted(
     with pytest.raises(ZeroDivisionError):
         fail_inside()
     assert (cudnn.deterministic, cudnn.benchmark) == (not wanted, wanted)
-    with repeatable(torch.device("cpu"), wanted):
+    with deterministic(torch.device("cpu"), wanted):
         assert (cudnn.deterministic, cudnn.benchmark) == (not wanted, wanted)

@@ -1,4 +1,4 @@
-"""The doctor: sound things are called sound, and every kind of harm is named with its place."""
+"""The doctor calls sound things sound and reports every kind of damage."""
 
 import fcntl
 import hashlib
@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from alexnet.cli import main
-from alexnet.doctor import Diagnosis, diagnose, pictures, published
-from alexnet.doctor.findings import Notebook
+from alexnet.doctor import Diagnosis, diagnose, published, signatures
+from alexnet.doctor.findings import Report
 from alexnet.doctor.published import CIFAR10, IMAGENET, compare_counts, published_counts
 from alexnet.errors import UsageError
 from alexnet.prepare import prepare_dataset
@@ -47,7 +47,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def reseal(folder: Path) -> None:
-    """Make the manifest agree with the files, as one who wanted to deceive would."""
+    """Make the manifest agree with the files, as a forger would."""
     info = json.loads((folder / "dataset.json").read_text())
 
     def agree(content: Any) -> None:
@@ -64,9 +64,9 @@ def reseal(folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps(info))
 
 
-def flip(path: Path, place: int = -1) -> None:
+def flip(path: Path, offset: int = -1) -> None:
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[offset] ^= 1
     path.write_bytes(data)
 
 
@@ -199,7 +199,7 @@ DAMAGED_DATA: dict[str, tuple[Harm, str, str]] = {
     "a class renamed": (
         lambda data: edit(data / "dataset.json", classes=["across", "down", "up"]),
         "manifest",
-        "dataset.json was changed: the fingerprint is not that",
+        "dataset.json was changed: its fingerprint does not match",
     ),
     "no colours": (
         lambda data: edit(data / "dataset.json", color_std="red"),
@@ -229,7 +229,7 @@ DAMAGED_DATA: dict[str, tuple[Harm, str, str]] = {
     "a name that is none": (
         lambda data: write_names(data, lambda names: [*names[:-1], "7\n"]),
         "names",
-        "the names of train cannot be read (7 is no name)",
+        "the names of train cannot be read (7 is not a name)",
     ),
     "another mean": (
         lambda data: write_mean(data, np.full((32, 32, 3), 128, np.float32)),
@@ -251,7 +251,7 @@ def test_damaged_data_sets(data: Path, name: str) -> None:
 
 
 @pytest.mark.fault(43)
-def test_images_that_do_not_decode_are_named_and_the_others_looked_at(tmp_path: Path) -> None:
+def test_images_that_do_not_decode_are_named_and_the_others_checked(tmp_path: Path) -> None:
     images = plain_images()
     images["train/dog/2"] = images["train/cat/0"]  # a duplicate, in the same batch as the bad one
     folder = prepared(tmp_path / "d", images, store="jpeg")
@@ -339,7 +339,7 @@ def test_strange_files_and_lacking_splits_are_noted(tmp_path: Path) -> None:
     (folder / "notes.txt").touch()
     notes = found(diagnose(folder), "note")
     assert notes == {
-        "files": "not of the data set: notes.txt (1 in all)",
+        "files": "not part of the data set: notes.txt (1 in all)",
         "splits": "there is no val split",
     }
 
@@ -347,8 +347,8 @@ def test_strange_files_and_lacking_splits_are_noted(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alexnet.doctor.contents.BATCH_BYTES", 100_000)
-    monkeypatch.setattr("alexnet.doctor.files.CHUNK_BYTES", 100_000)
+    monkeypatch.setattr("alexnet.doctor.images.BATCH_BYTES", 100_000)
+    monkeypatch.setattr("alexnet.doctor.checksums.CHUNK_BYTES", 100_000)
     peaks = []
     for count in (200, 800):
         images = {f"train/{'cd'[n % 2]}/{n:04d}": picture(n, 32, 32) for n in range(count)}
@@ -360,32 +360,32 @@ def test_memory_does_not_grow_with_the_images(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     more = (peaks[1] - peaks[0]) / 600
-    assert more < 300, "the doctor keeps more than its marks of each image"  # of 3,072 bytes
+    assert more < 300, "the doctor stores more than the signature of each image"  # of 3,072 bytes
 
 
-# Marks of single images.
+# Signatures of single images.
 
 
-def test_means_of_parts_are_those_of_the_slices() -> None:
+def test_means_of_cells_are_those_of_the_slices() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    parts = pictures.part_means(images, 4, 4)
-    np.testing.assert_allclose(parts[1, 2, 3], images[1, 16:24, 24:32].mean((0, 1)), rtol=1e-5)
-    uneven = pictures.part_means(images, 3, 3)
+    cells = signatures.cell_means(images, 4, 4)
+    np.testing.assert_allclose(cells[1, 2, 3], images[1, 16:24, 24:32].mean((0, 1)), rtol=1e-5)
+    uneven = signatures.cell_means(images, 3, 3)
     np.testing.assert_allclose(uneven[0, 0, 1], images[0, :10, 10:21].mean((0, 1)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 32])
-def test_outlines_say_where_an_image_grows_brighter(size: int) -> None:
+def test_gradient_hashes_say_where_an_image_gets_brighter(size: int) -> None:
     ramp = np.broadcast_to(np.linspace(0, 255, size)[:, None], (size, size, 3))
     images = np.stack([ramp, ramp.transpose(1, 0, 2)]).astype(np.uint8)
-    across, down = np.bitwise_count(pictures.outlines(images)).tolist()
+    across, down = np.bitwise_count(signatures.gradient_hashes(images)).tolist()
     assert down == 0
     assert across == (64 if size >= 9 else 8 * (size - 1))
 
 
 def test_equal_groups_are_those_of_a_dictionary() -> None:
     digests = np.random.default_rng(1).integers(0, 3, (50, 2)).astype(np.uint64)
-    order, begins = pictures.equal_groups(digests)
+    order, begins = signatures.equal_groups(digests)
     groups: dict[tuple[int, ...], set[int]] = {}
     for number, digest in enumerate(digests.tolist()):
         groups.setdefault(tuple(digest), set()).add(number)
@@ -397,9 +397,9 @@ def test_equal_groups_are_those_of_a_dictionary() -> None:
 
 
 def compared(counts: Mapping[str, Sequence[int]], known: Any, *, drawn: bool = False) -> list[str]:
-    book = Notebook()
-    compare_counts(known, counts, book, drawn=drawn)
-    return [f"{finding.weight}: {finding.what}" for finding in book.findings]
+    report = Report()
+    compare_counts(known, counts, report, drawn=drawn)
+    return [f"{finding.weight}: {finding.what}" for finding in report.findings]
 
 
 # 732 to 1,300 in a class, 1,281,167 in all: 895 full classes, and the rest shared by 105.
@@ -488,7 +488,7 @@ def test_archives_with_the_right_digests_are_counted(
     assert found(less, "note")["archives"].endswith("has no ILSVRC2012_devkit_t12.tar.gz")
 
 
-def test_a_cut_archive_is_named_with_the_place(made_imagenet: Path, tmp_path: Path) -> None:
+def test_a_cut_archive_is_named_with_the_offset(made_imagenet: Path, tmp_path: Path) -> None:
     shutil.copytree(made_imagenet, tmp_path / "cut")
     path = tmp_path / "cut/ILSVRC2012_img_train.tar"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -621,18 +621,18 @@ def forget_data(run: Path, **data: str) -> None:
 
 
 WARNED_RUNS: dict[str, tuple[Harm, str, str, str]] = {
-    "a torn line": (lambda run: add_lines(run, '{"st'), "warning", "metrics", "is torn"),
+    "a torn line": (lambda run: add_lines(run, '{"st'), "warning", "metrics", "is incomplete"),
     "a broken line": (
         lambda run: add_lines(run, "torn\n", ROW),
         "warning",
         "metrics",
-        "1 lines of metrics.jsonl are no rows, from line",
+        "1 lines of metrics.jsonl are not rows, from line",
     ),
     "steps that fall": (
         lambda run: add_lines(run, ROW, '{"step": 1}\n'),
         "warning",
         "metrics",
-        "the steps do not rise",
+        "the steps decrease",
     ),
     "numbers lost": (
         lambda run: add_lines(run, '{"step": 99, "loss": NaN}\n'),
@@ -656,13 +656,13 @@ WARNED_RUNS: dict[str, tuple[Harm, str, str, str]] = {
         lambda run: edit(run / "checkpoints.json", checkpoints=[], last=None, best=None),
         "warning",
         "checkpoints",
-        "there is none yet",
+        "there are none yet",
     ),
     "data gone": (
         partial(forget_data, path="/nowhere", fingerprint="a"),
         "note",
         "data",
-        "not at hand",
+        "cannot be opened",
     ),
     "no data": (partial(forget_data, path="imported", fingerprint=""), "note", "data", "not say"),
     "no metrics": (lambda run: (run / "metrics.jsonl").unlink(), "note", "metrics", "no metrics"),
@@ -670,7 +670,7 @@ WARNED_RUNS: dict[str, tuple[Harm, str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", WARNED_RUNS)
-def test_runs_that_are_sound_but_worth_a_word(run: Path, name: str) -> None:
+def test_runs_that_are_sound_with_a_warning_or_note(run: Path, name: str) -> None:
     harm, weight, check, says = WARNED_RUNS[name]
     harm(run)
     diagnosis = diagnose(run)
@@ -684,23 +684,23 @@ def test_other_data_under_the_same_path(run: Path, tmp_path: Path) -> None:
     assert "another data set" in found(diagnose(run), "warning")["data"]
 
 
-def test_a_run_that_is_at_work(run: Path) -> None:
+def test_a_run_in_training(run: Path) -> None:
     (run / "checkpoints/step-00000009.tmp").touch()  # it is being written, not left over
     with (run / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert found(diagnose(run), "warning") == {"lock": "a training is at work in it now"}
+        assert found(diagnose(run), "warning") == {"lock": "a training is running in it now"}
 
 
-# What it is told.
+# Its arguments.
 
 
-def test_what_is_nothing_of_the_three(tmp_path: Path) -> None:
+def test_what_is_none_of_the_three(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="gone does not exist"):
         diagnose(tmp_path / "gone")
-    with pytest.raises(UsageError, match="is no packed data set, run directory or folder with"):
+    with pytest.raises(UsageError, match="is not a packed data set, a run directory or a f"):
         diagnose(tmp_path)
     (tmp_path / "d.partial").mkdir()
-    with pytest.raises(UsageError, match=r"d is unfinished: .*d\.partial goes on"):
+    with pytest.raises(UsageError, match=r"d is unfinished: .* to continue .*d\.partial"):
         diagnose(tmp_path / "d")
 
 
@@ -720,9 +720,9 @@ def test_the_command(
     flip(data / "train-00000.npy")
     assert main(["doctor", str(data)]) == 3
     out = capsys.readouterr().out.splitlines()
-    place = out.index("damaged: checksums: 1 of 11 files are not as they were written")
-    assert out[place + 1].startswith("    train-00000.npy: its SHA256 is ")
-    assert out[place + 2].startswith("  > prepare the data set again")
+    line = out.index("damaged: checksums: 1 of 11 files are not as they were written")
+    assert out[line + 1].startswith("    train-00000.npy: its SHA256 is ")
+    assert out[line + 2].startswith("  > prepare the data set again")
     flip(last(run))
     assert main(["doctor", str(run), "--json"]) == 4
     document = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""The embedded drawings: the same every time, balanced, varied, and hard for mere pixels."""
+"""The embedded drawings: reproducible, balanced, varied, and hard for pixel methods."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from alexnet.dataset import Dataset
 from alexnet.demo import scene
 from alexnet.demo.drawings import CLASSES, COUNTS, SPLITS, Drawings, draw_picture
-from alexnet.demo.shapes import PAINTS, THINGS, arc, box, stroke
+from alexnet.demo.shapes import OBJECTS, PAINTS, arc, box, stroke
 from alexnet.errors import UsageError
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import SILENT
@@ -65,8 +65,8 @@ def test_another_process_makes_the_same_picture() -> None:
 
 def test_seed_split_and_index_each_change_the_picture() -> None:
     pictures = [
-        draw_picture(*which)
-        for which in [(0, "train", 0), (1, "train", 0), (0, "test", 0), (0, "train", 10)]
+        draw_picture(*key)
+        for key in [(0, "train", 0), (1, "train", 0), (0, "test", 0), (0, "train", 10)]
     ]
     assert len({picture.tobytes() for picture in pictures}) == len(pictures)
 
@@ -112,16 +112,16 @@ def test_several_workers_pack_the_same_pictures(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "data")
     assert dataset.classes == list(CLASSES)
     split = dataset.split("val")
-    wanted = [draw_picture(0, "val", int(split.name(at)[4:9])) for at in range(20)]
-    assert_array_equal(split.read(range(20)), np.stack(wanted))
+    expected = [draw_picture(0, "val", int(split.name(i)[4:9])) for i in range(20)]
+    assert_array_equal(split.read(range(20)), np.stack(expected))
 
 
 # The drawing.
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_things_are_varied_and_fill_their_square(name: str) -> None:
-    drawn = [list(THINGS[name](generator(seed))) for seed in range(20)]
+def test_objects_are_varied_and_fill_their_square(name: str) -> None:
+    drawn = [list(OBJECTS[name](generator(seed))) for seed in range(20)]
     for parts in drawn:
         points = np.concatenate([outline for _, outline in parts])
         assert all(0 <= paint < PAINTS and len(outline) >= 3 for paint, outline in parts)
@@ -131,11 +131,11 @@ def test_things_are_varied_and_fill_their_square(name: str) -> None:
     assert len({parts[0][1].tobytes() for parts in drawn}) > 15
 
 
-def test_a_posed_thing_lies_inside_the_picture() -> None:
+def test_a_posed_object_lies_inside_the_picture() -> None:
     sides = []
     for seed in range(200):
         rng = generator(seed)
-        parts = scene.pose(list(THINGS[CLASSES[seed % 10]](rng)), rng)
+        parts = scene.pose(list(OBJECTS[CLASSES[seed % 10]](rng)), rng)
         points = np.concatenate([outline for _, outline in parts])
         assert points.min() > -1e-9
         assert points.max() < scene.SIZE + 1e-9
@@ -144,14 +144,14 @@ def test_a_posed_thing_lies_inside_the_picture() -> None:
     assert 0.95 < max(sides) <= 1
 
 
-def test_colors_can_be_told_apart() -> None:
+def test_colors_can_be_distinguished() -> None:
     smallest = [color_gaps(scene.distinct_colors(7, generator(seed))).min() for seed in range(200)]
     assert np.median(smallest) > 70
     assert min(smallest) > 35
 
 
 def color_gaps(colors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances between each two of the colours, by how bright the eye finds the channels."""
+    """Return the distances between all pairs of colours, weighted as the eye sees the channels."""
     first, second = np.triu_indices(len(colors), 1)
     weights = 3 * np.array([0.3, 0.59, 0.11])
     gaps: NDArray[np.float64] = np.sqrt((weights * (colors[first] - colors[second]) ** 2).sum(1))
@@ -184,7 +184,7 @@ def test_a_stroke_along_a_circle_is_a_ring() -> None:
     assert np.allclose(np.sort(np.unique(distances.round(3))), [0.9, 1.1], atol=0.002)
 
 
-# How hard it is; scripts/drawings_difficulty.py measures the whole.
+# Difficulty; scripts/drawings_difficulty.py measures it on all pictures.
 
 
 def test_pictures_use_the_whole_range_and_differ_in_light(train: tuple[Pictures, object]) -> None:
@@ -195,7 +195,7 @@ def test_pictures_use_the_whole_range_and_differ_in_light(train: tuple[Pictures,
     assert pictures.max() == 255
     assert 100 < pictures.mean() < 140
     assert pictures.mean(axis=(1, 2, 3)).std() > 25
-    assert np.ptp(pictures.mean(axis=0), axis=(0, 1)).max() < 40  # no place shows what is there
+    assert np.ptp(pictures.mean(axis=0), axis=(0, 1)).max() < 40  # no position shows the class
 
 
 def test_colors_do_not_give_the_class_away(
@@ -209,7 +209,7 @@ def test_colors_do_not_give_the_class_away(
     assert score < 0.25
 
 
-def test_pixels_alone_do_not_tell_the_class(
+def test_pixels_alone_do_not_give_the_class(
     train: tuple[Pictures, NDArray[np.int64]], test: tuple[Pictures, NDArray[np.int64]]
 ) -> None:
     seen, unseen = (

@@ -79,7 +79,7 @@ def test_the_network_is_left_in_its_mode(tiny_run: Path, tiny_data: Path) -> Non
 
 def test_validation_during_training_is_the_evaluation(tiny_run: Path, tiny_data: Path) -> None:
     last = [row for row in Run.open(tiny_run).metrics() if "kind" in row][-1]
-    result = evaluate_run(tiny_run, tiny_data, which="last", device="cpu")
+    result = evaluate_run(tiny_run, tiny_data, checkpoint="last", device="cpu")
     assert (result.loss, result.top1_error) == (last["val_loss"], last["top1_error"])
 
 

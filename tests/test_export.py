@@ -20,8 +20,8 @@ from torch import nn
 
 from alexnet.cli import main
 from alexnet.convert import export_run, formats, write_onnx
+from alexnet.convert.caffe import write_caffe
 from alexnet.convert.card import Card
-from alexnet.convert.write_caffe import write_caffe
 from alexnet.errors import CheckpointError, DataError, StorageError, UsageError
 from alexnet.evaluate import evaluate_run, log_probabilities
 from alexnet.networks.registry import create_model, input_shape, list_models
@@ -275,10 +275,8 @@ def test_int8_reports_both_errors(
 
 
 def test_int8_is_a_quarter_of_the_size(small_run: Run, tmp_path: Path) -> None:
-    from alexnet.convert.quantize import quantize
-
     full = export_run(small_run.path, tmp_path / "full.onnx")
-    quantize(tmp_path / "full.onnx", tmp_path / "int8.onnx")
+    write_onnx.quantize(tmp_path / "full.onnx", tmp_path / "int8.onnx")
     convolutions = sum(
         row.weight.numel() for row in small_run.new_model() if isinstance(row, nn.Conv2d)
     )
@@ -325,7 +323,7 @@ def test_a_file_with_other_answers_is_not_kept(
     small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "net.onnx").write_text("the one before")
-    monkeypatch.setitem(write_onnx._ROWS, nn.ReLU, write_onnx._plain("Tanh"))
+    monkeypatch.setitem(write_onnx._ROWS, nn.ReLU, write_onnx._operator("Tanh"))
     with pytest.raises(CheckpointError, match="is not written: its answers differ") as caught:
         export_run(small_run.path, tmp_path / "net.onnx")
     assert "\n" not in str(caught.value)
@@ -352,8 +350,8 @@ def test_a_full_disk(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for place in ("onnx.save", "pathlib.Path.write_bytes", "pathlib.Path.mkdir"):
-        monkeypatch.setattr(place, full)
+    for target in ("onnx.save", "pathlib.Path.write_bytes", "pathlib.Path.mkdir"):
+        monkeypatch.setattr(target, full)
     monkeypatch.setattr(formats, "save_file", full)
     with pytest.raises(StorageError, match=r"cannot write .*out: No space left"):
         export_run(small_run.path, tmp_path / "out", kind)
@@ -364,7 +362,7 @@ def test_a_full_disk(
     ("options", "error", "says"),
     [
         ({"format": "tflite"}, UsageError, "no format 'tflite'; the formats are: onnx, torch-"),
-        ({"format": "caffe", "int8": True}, UsageError, "go with --format onnx, not caffe"),
+        ({"format": "caffe", "int8": True}, UsageError, "need --format onnx, not caffe"),
         ({"int8": True}, DataError, "add --check DATA"),
         ({"check": "gone"}, DataError, "gone"),
     ],

@@ -129,7 +129,7 @@ def test_what_makes_no_sense(run: Run, images: Any, layers: list[str], says: str
 
 
 def test_a_network_alone_cannot_read_files(run: Run, photos: Path) -> None:
-    with pytest.raises(UsageError, match="open its run"):
+    with pytest.raises(UsageError, match="give its run for files"):
         extract_features(run.load_model(), photos, "fc6")
 
 

@@ -1,4 +1,4 @@
-"""The whole way on made-up images: every route gives one answer for one image."""
+"""From made-up images to predictions: every route gives the same answer for an image."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_a_network_in_float64_says_the_same(tiny_run: Path, tiny_data: Path) -> 
     run, split = Run.open(tiny_run), Dataset(tiny_data).split("test")
     images = split.read(np.arange(15))
     single = log_probabilities(run.load_model(), images, run.preprocessing)
-    window = torch.from_numpy(images[:, 4:28, 4:28]).permute(0, 3, 1, 2).double()
+    crop = torch.from_numpy(images[:, 4:28, 4:28]).permute(0, 3, 1, 2).double()
     with torch.no_grad():
-        logits = run.load_model().double()(window - run.preprocessing.mean.double())
+        logits = run.load_model().double()(crop - run.preprocessing.mean.double())
     torch.testing.assert_close(single, logits.log_softmax(1), rtol=1e-3, atol=1e-4)

@@ -1,6 +1,6 @@
-"""Losses of twenty steps, recorded: a change that is not meant to change results shows here.
+"""Recorded losses of twenty steps: an unintended change of the results shows here.
 
-After one that is meant to, record them anew: python tests/test_golden.py
+After an intended one, record them again: python tests/test_golden.py
 """
 
 import dataclasses

@@ -1,13 +1,13 @@
-"""ImageNet's classes, against facts that many publish."""
+"""ImageNet's classes, compared with published facts."""
 
 from alexnet.imagenet_classes import imagenet_classes
 
 
-def test_the_thousand_classes_stand_in_the_order_of_their_ids() -> None:
+def test_the_thousand_classes_are_in_the_order_of_their_ids() -> None:
     ids = list(imagenet_classes())
     assert len(ids) == 1000
     assert ids == sorted(ids)
-    # Outputs that everybody's label lists agree on.
+    # Outputs on which all published label lists agree.
     for index, wordnet_id, word in [
         (0, "n01440764", "tench"),
         (207, "n02099601", "golden retriever"),

@@ -1,4 +1,4 @@
-"""Image files to squares of RGB, against Pillow, numpy and formats put together by hand."""
+"""Image files to squares of RGB, compared with Pillow, numpy and handmade files."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from PIL import Image
 
 from alexnet.images import decode as images
 from alexnet.images.decode import ImageError, decode_jpeg, encode_jpeg, load_square, square_pixels
-from alexnet.images.jpeg_header import plain_size
+from alexnet.images.jpeg_header import size_from_header
 from alexnet.images.resize import bicubic
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -27,7 +27,7 @@ def decoded(data: bytes) -> Pixels:
 
 
 def same_size(data: bytes) -> Pixels:
-    """Load without scaling, so that pixels can be compared with a plain decoder's."""
+    """Load without scaling, so that the pixels are those of a decoder."""
     return load_square(data, min(Image.open(io.BytesIO(data)).size))
 
 
@@ -60,7 +60,7 @@ def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
 
 
 def refuse(*_: object) -> Pixels:
-    raise AssertionError("Pillow's way was taken")
+    raise AssertionError("Pillow was used")
 
 
 @pytest.mark.parametrize("size", [32, 100, 227, 256])
@@ -85,19 +85,19 @@ def test_compiled_scaling_gives_pillows_pixels(height: int, width: int, size: in
 
 
 def test_photographs_of_any_size_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They share a place in memory, which grows, and which the largest ones do not get."""
+    """They share a buffer, which grows, and which the largest ones do not get."""
     sizes = [(100, 120), (500, 500), (80, 90), (500, 510), (100, 120)]
     files = [photo(height, height, width) for height, width in sizes]
     expected = [load_square(data, 256) for data in files]
-    monkeypatch.setattr(images, "_scratch", images._Scratch())
-    monkeypatch.setattr(images, "_SCRATCH_BYTES", 500 * 500 * 4)
+    monkeypatch.setattr(images, "_buffer", images._DecodeBuffer())
+    monkeypatch.setattr(images, "_MAX_BUFFER_BYTES", 500 * 500 * 4)
     monkeypatch.setattr(images, "square", refuse)
     found = [load_square(data, 256, many=True) for data in files]
     np.testing.assert_array_equal(found, expected)
-    assert len(images._scratch.place) == 500 * 500 * 4
+    assert len(images._buffer.bytes) == 500 * 500 * 4
 
 
-def test_threads_do_not_share_a_place_in_memory() -> None:
+def test_threads_do_not_share_a_buffer() -> None:
     files = [photo(seed, 300, 400) for seed in range(4)]
     expected = [load_square(data, 256) for data in files]
     with ThreadPoolExecutor(4) as pool:
@@ -105,8 +105,8 @@ def test_threads_do_not_share_a_place_in_memory() -> None:
     np.testing.assert_array_equal(list(found), expected * 8)
 
 
-def test_photographs_among_many_take_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow's scaling is not used for any of them, and is for what simplejpeg does not decode."""
+def test_photographs_among_many_are_decoded_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not use Pillow's scaling; files that simplejpeg does not decode do."""
     monkeypatch.setattr(images, "square", refuse)
     grey = encode(picture(6, 300, 400)[:, :, 0], "JPEG")
     for data in (photo(5, 400, 533), photo(5, 711, 400), photo(5, 1100, 1300), grey):
@@ -141,17 +141,17 @@ def verdict(data: bytes, *, many: bool) -> tuple[str, bytes]:
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_among_many_any_change_of_the_header_has_the_same_consequence(mode: str) -> None:
-    """Every byte up to the first scan, in turn, made another: what is refused stays refused."""
+    """Change every byte up to the first scan in turn: the result must not depend on `many`."""
     data = encode(Image.fromarray(picture(8, 40, 48)).convert(mode), quality=90, comment=b"mine")
     accepted = 0
-    for place in range(2, data.index(b"\xff\xda") + 14):
-        for value in (0, 1, data[place] ^ 128, (data[place] + 1) % 256, 0xE1, 0xFF):
-            changed = data[:place] + bytes([value]) + data[place + 1 :]
-            plain = plain_size(changed)
+    for offset in range(2, data.index(b"\xff\xda") + 14):
+        for value in (0, 1, data[offset] ^ 128, (data[offset] + 1) % 256, 0xE1, 0xFF):
+            changed = data[:offset] + bytes([value]) + data[offset + 1 :]
+            plain = size_from_header(changed)
             if plain is None:
                 continue
             accepted += 1
-            assert verdict(changed, many=True) == verdict(changed, many=False), (place, value)
+            assert verdict(changed, many=True) == verdict(changed, many=False), (offset, value)
             with Image.open(io.BytesIO(changed)) as image:
                 assert (image.size, image.mode) == (plain, mode)
     assert accepted > 500
@@ -161,7 +161,8 @@ def test_among_many_any_change_of_the_header_has_the_same_consequence(mode: str)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_the_size_of_a_plain_jpeg_is_read_without_pillow(mode: str, progressive: bool) -> None:
     image = Image.fromarray(picture(8, 40, 48)).convert(mode)
-    assert plain_size(encode(image, progressive=progressive, restart_marker_rows=1)) == (48, 40)
+    data = encode(image, progressive=progressive, restart_marker_rows=1)
+    assert size_from_header(data) == (48, 40)
 
 
 def segment(data: bytes, marker: int) -> bytes:
@@ -174,9 +175,9 @@ def segment(data: bytes, marker: int) -> bytes:
     "kind",
     ["CMYK", "EXIF", "PNG", "cut", "nothing", "no length", "JFIF", "table", "two frames"],
 )
-def test_the_size_of_what_is_not_plain_is_not_told(kind: str) -> None:
+def test_the_size_of_an_unusual_jpeg_is_not_read(kind: str) -> None:
     data = encode(picture(8, 40, 48))
-    assert plain_size(data) is not None
+    assert size_from_header(data) is not None
     table, frame = segment(data, 0xDB), segment(data, 0xC0)
     unusual = {
         "CMYK": encode(Image.fromarray(picture(8)).convert("CMYK")),
@@ -189,7 +190,7 @@ def test_the_size_of_what_is_not_plain_is_not_told(kind: str) -> None:
         "table": data.replace(table, b"\xff\xdb\0\x40" + table[4:66]),
         "two frames": data.replace(frame, 2 * frame),
     }[kind]
-    assert plain_size(unusual) is None
+    assert size_from_header(unusual) is None
     assert verdict(unusual, many=True) == verdict(unusual, many=False)
 
 
@@ -269,7 +270,7 @@ def test_jpegs_of_any_mode_become_rgb(mode: str, progressive: bool) -> None:
     data = encode(RGB.convert(mode), quality=95, progressive=progressive)
     np.testing.assert_array_equal(same_size(data), decoded(data))
     difference = np.abs(same_size(data).astype(int) - np.array(RGB.convert(mode).convert("RGB")))
-    assert difference.mean() < 5  # and not only what Pillow says: what went in
+    assert difference.mean() < 5  # compared with the original pixels
 
 
 @pytest.mark.fault(44)
@@ -300,7 +301,7 @@ def test_sixteen_bit_png_keeps_the_high_byte(color_type: int, channels: int) -> 
 
 @pytest.mark.fault(45)
 def test_orientation_is_ignored_unless_asked_for() -> None:
-    """All eight orientations, against the turns that the EXIF standard describes."""
+    """Compare all eight orientations with the turns in the EXIF standard."""
     pixels = picture(10, 32, 48)
     turned = {
         1: pixels,
@@ -323,7 +324,7 @@ def test_orientation_is_ignored_unless_asked_for() -> None:
 
 
 def jpeg_with_segment(marker: int, body: bytes) -> bytes:
-    # Its resolution is known without EXIF, so that Pillow does not look into that by itself.
+    # With a resolution in the header Pillow does not read the EXIF data by itself.
     data = encode(picture(11), quality=90, dpi=(72, 72))
     return data[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + data[2:]
 

@@ -48,7 +48,7 @@ from alexnet.errors import CheckpointError, StorageError, UsageError
 from alexnet.evaluate import evaluate_run, log_probabilities
 from alexnet.networks.registry import create_model
 from alexnet.predict import predict_images
-from alexnet.storage.run import Run
+from alexnet.storage.run import Run, preprocessing_as_json
 from alexnet.train import train_model
 
 TOLERANCE = 1e-4
@@ -281,7 +281,8 @@ def test_there_and_back(tmp_path: Path, name: str, ablate: dict[str, str], kind:
     ):
         assert torch.equal(ours, theirs), key
     assert torch.equal(run.preprocessing.mean_image, back.preprocessing.mean_image)
-    assert run.preprocessing.as_json() == back.preprocessing.as_json()
+    ours, theirs = (preprocessing_as_json(each.preprocessing) for each in (run, back))
+    assert ours == theirs
     assert (run.classes, run.titles) == (back.classes, back.titles)
     assert (back.settings.model, back.settings.ablate) == (name, ablate)
     assert report.preprocessing == "its own"
@@ -350,8 +351,8 @@ def test_json_says_how_the_file_was_understood(
 def test_a_thousand_classes_are_imagenets(tmp_path: Path) -> None:
     weights = create_model("cifar10_11", 1000).state_dict()
     torch.save(weights, tmp_path / "weights.pt")
-    told: dict[str, Any] = {"model": "cifar10_11", "mean": "120,120,120", "size": 32}
-    import_weights(tmp_path / "weights.pt", tmp_path / "run", **told)
+    options: dict[str, Any] = {"model": "cifar10_11", "mean": "120,120,120", "size": 32}
+    import_weights(tmp_path / "weights.pt", tmp_path / "run", **options)
     run = Run.open(tmp_path / "run")
     assert (run.classes[281], run.titles[281]) == ("n02123045", "tabby, tabby cat")
 
@@ -360,8 +361,8 @@ def test_an_imported_run_is_evaluated_and_is_the_start_of_a_training(
     tmp_path: Path, tiny_data: Path
 ) -> None:
     torch.save(lively("cifar10_11", 3).state_dict(), tmp_path / "weights.pt")
-    told: dict[str, Any] = {"model": "cifar10_11", "mean": "120,120,120", "size": 32}
-    import_weights(tmp_path / "weights.pt", tmp_path / "run", classes=tiny_data, **told)
+    options: dict[str, Any] = {"model": "cifar10_11", "mean": "120,120,120", "size": 32}
+    import_weights(tmp_path / "weights.pt", tmp_path / "run", classes=tiny_data, **options)
     assert evaluate_run(tmp_path / "run", tiny_data, device="cpu").images == 15
     tuned = replace(TINY, epochs=1, init="model")
     train_model(tiny_data, tmp_path / "tuned", tuned, device="cpu", init=tmp_path / "run")
@@ -407,21 +408,21 @@ def test_a_damaged_description_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "says"),
+    ("options", "says"),
     [
         ({}, "add --model NAME"),
         ({"model": "alexnet_small"}, "add --mean R,G,B"),
         ({"model": "alexnet_small", "mean": "1,2,3"}, "add --size N"),
-        ({"model": "alexnet_small", "mean": "1,2"}, "is no mean image: No such file"),
+        ({"model": "alexnet_small", "mean": "1,2"}, "is not a mean image: No such file"),
         ({"model": "vgg"}, "there is no model 'vgg'"),
         ({"model": "alexnet_small", "preprocessing": "keras"}, "one of alexnet, caffe, torch"),
         ({"model": "alexnet_small", "mean": "1,2,3", "size": 40}, "network takes 56 x 56"),
     ],
 )
-def test_what_must_be_said(tmp_path: Path, told: dict[str, Any], says: str) -> None:
+def test_what_must_be_said(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     torch.save(lively("alexnet_small").state_dict(), tmp_path / "weights.pt")
     with pytest.raises(UsageError, match=says) as caught:
-        import_weights(tmp_path / "weights.pt", tmp_path / "run", **told)
+        import_weights(tmp_path / "weights.pt", tmp_path / "run", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -474,9 +475,9 @@ def test_files_of_classes(tmp_path: Path, text: str, classes: list[str], titles:
     [
         ("a\n", "names 1 classes, the network has 6"),
         ("a\n" * 6, "names two classes a"),
-        ("[1, 2", "lists no classes that can be read"),
-        ("[1, 2]", "lists no classes that can be read"),
-        ('{"a": "b"}', "lists no classes that can be read"),
+        ("[1, 2", "cannot read the classes"),
+        ("[1, 2]", "cannot read the classes"),
+        ('{"a": "b"}', "cannot read the classes"),
         (None, "cannot read the classes"),
     ],
 )
@@ -484,17 +485,17 @@ def test_bad_files_of_classes(tmp_path: Path, text: str | None, says: str) -> No
     torch.save(lively("alexnet_small").state_dict(), tmp_path / "weights.pt")
     if text is not None:
         (tmp_path / "classes").write_text(text)
-    told: dict[str, Any] = {"model": "alexnet_small", "mean": "1,2,3", "size": 64}
+    options: dict[str, Any] = {"model": "alexnet_small", "mean": "1,2,3", "size": 64}
     with pytest.raises(UsageError, match=says):
         import_weights(
-            tmp_path / "weights.pt", tmp_path / "run", classes=tmp_path / "classes", **told
+            tmp_path / "weights.pt", tmp_path / "run", classes=tmp_path / "classes", **options
         )
 
 
 def test_classes_of_a_data_set(tmp_path: Path, tiny_data: Path) -> None:
     torch.save(lively("alexnet_small", 3).state_dict(), tmp_path / "weights.pt")
-    told: dict[str, Any] = {"model": "alexnet_small", "mean": "1,2,3", "size": 64}
-    import_weights(tmp_path / "weights.pt", tmp_path / "run", classes=tiny_data, **told)
+    options: dict[str, Any] = {"model": "alexnet_small", "mean": "1,2,3", "size": 64}
+    import_weights(tmp_path / "weights.pt", tmp_path / "run", classes=tiny_data, **options)
     assert Run.open(tmp_path / "run").classes == ["across", "down", "slanting"]
 
 
@@ -668,7 +669,7 @@ BAD_FILES: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
     "many sizes": (blob(*[1] * 50, numbers=1), "holds 1 numbers"),
     "cut": (blob(2, 2)[:-3], "is in none of these formats"),
     "no tensor": (node(), "its weight w is not in the file"),
-    "elsewhere": (node(outside()), "w lies in another file"),
+    "elsewhere": (node(outside()), "w is stored in another file"),
     "whole numbers": (
         node(numpy_helper.from_array(np.ones((2, 2), np.int64), "w")),
         "w is not stored as floating-point numbers",
@@ -785,7 +786,7 @@ def test_published_weights_are_believed_by_their_hash(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served(published) as address:
-        with pytest.raises(CheckpointError, match="is not what was published") as caught:
+        with pytest.raises(CheckpointError, match="is not the published file") as caught:
             import_weights("torchvision", tmp_path / "run", mirror=address)
         assert not (tmp_path / "run").exists()
         begins = str(caught.value).split("begins with ")[1][:8]

@@ -1,4 +1,4 @@
-"""The fast form of a network against its rows: values, gradients, modes, weights that change."""
+"""The accelerated network against its rows: values, gradients, modes, weights that change."""
 
 import importlib
 import logging
@@ -10,7 +10,7 @@ from network_makers import shrunk
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import alexnet.kernels
+import alexnet.kernels.cpu
 from alexnet.errors import UsageError
 from alexnet.kernels import accelerate
 from alexnet.kernels.accelerated import AcceleratedNetwork
@@ -59,10 +59,10 @@ def test_every_network_equals_its_rows(name: str) -> None:
     # `shrunk` leaves layers without shared kernels as they are; the CIFAR-10 nets are small anyway.
     whole = name.startswith("cifar10")
     model = (create_model(name).double() if whole else shrunk(name, 8)).train()
-    fast, images = accelerate(model), images_for(model) * (50 if whole else 1)
-    assert isinstance(fast, AcceleratedNetwork)
-    assert len(fast.stages) < len(model)
-    ours, theirs = gradients(fast, images), gradients(model, images)
+    accelerated, images = accelerate(model), images_for(model) * (50 if whole else 1)
+    assert isinstance(accelerated, AcceleratedNetwork)
+    assert len(accelerated.stages) < len(model)
+    ours, theirs = gradients(accelerated, images), gradients(model, images)
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
@@ -85,39 +85,39 @@ def test_changed_networks_equal_their_rows(changes: dict[str, str]) -> None:
 
 
 def test_parameters_names_and_modes_are_shared(small: nn.Sequential) -> None:
-    fast = accelerate(small)
+    accelerated = accelerate(small)
     theirs = dict(small.named_parameters())
-    assert all(parameter is theirs[name] for name, parameter in fast.named_parameters())
-    assert list(fast.state_dict()) == list(small.state_dict())
-    assert fast.training
-    fast.eval()
+    assert all(parameter is theirs[name] for name, parameter in accelerated.named_parameters())
+    assert list(accelerated.state_dict()) == list(small.state_dict())
+    assert accelerated.training
+    accelerated.eval()
     assert not small.get_submodule("drop6").training
     images = images_for(small)
-    assert torch.equal(fast(images), fast(images))
+    assert torch.equal(accelerated(images), accelerated(images))
     small.train()
-    assert not torch.equal(fast(images), fast(images))
+    assert not torch.equal(accelerated(images), accelerated(images))
     set_dropout(small, 0)
-    assert torch.equal(fast(images), fast(images))
+    assert torch.equal(accelerated(images), accelerated(images))
 
 
 def test_two_runs_are_the_same_bit_for_bit(small: nn.Sequential) -> None:
-    fast, images = accelerate(small), images_for(small, 4)
-    first, second = gradients(fast, images), gradients(fast, images)
+    accelerated, images = accelerate(small), images_for(small, 4)
+    first, second = gradients(accelerated, images), gradients(accelerated, images)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_inference_keeps_up_with_the_weights(small: nn.Sequential) -> None:
-    fast, images = accelerate(small).eval(), images_for(small, 3)
+def test_inference_uses_the_current_weights(small: nn.Sequential) -> None:
+    accelerated, images = accelerate(small).eval(), images_for(small, 3)
     optimizer = torch.optim.SGD(small.parameters(), 1e-3, fused=True)
     saved = {name: value.clone() for name, value in small.state_dict().items()}
 
     def agree() -> None:
         with torch.no_grad():
             for _ in range(3):  # weights are rearranged from the second call on
-                torch.testing.assert_close(fast(images), small(images), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(accelerated(images), small(images), rtol=1e-4, atol=1e-5)
 
     agree()
-    before = fast(images)
+    before = accelerated(images)
     before.sum().backward()
     optimizer.step()  # fused steps do not raise the version of a weight
     assert not torch.allclose(before, small(images), rtol=1e-2)
@@ -127,17 +127,19 @@ def test_inference_keeps_up_with_the_weights(small: nn.Sequential) -> None:
     small.load_state_dict({name: value * 1.5 for name, value in saved.items()}, assign=True)
     agree()
     with torch.no_grad():
-        torch.testing.assert_close(fast(images), small(images), rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(fast(images), fast(images * 0.5), rtol=1e-2)
+        torch.testing.assert_close(accelerated(images), small(images), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(accelerated(images), accelerated(images * 0.5), rtol=1e-2)
 
 
 def test_rearranged_weights_are_used_from_the_second_call(small: nn.Sequential) -> None:
-    fast, images = accelerate(small).eval(), images_for(small)
+    accelerated, images = accelerate(small).eval(), images_for(small)
     packed = []
     with torch.inference_mode():
         for _ in range(3):
-            fast(images)
-            packed.append([hasattr(s, "inference") and s.inference.packed for s in fast.stages])  # type: ignore[union-attr]
+            accelerated(images)
+            packed.append(
+                [hasattr(s, "inference") and s.inference.packed for s in accelerated.stages]
+            )  # type: ignore[union-attr]
     assert not any(weight is not None and weight is not False for weight in packed[0])
     assert sum(isinstance(weight, Tensor) for weight in packed[1]) == 8
     assert all(a is b for a, b in zip(packed[1], packed[2], strict=True))
@@ -149,7 +151,7 @@ def test_bfloat16_weights_differ_in_the_third_digit(small: nn.Sequential) -> Non
     with torch.no_grad():
         error = (narrow(images) - exact(images)).norm() / exact(images).norm()
     assert 1e-4 < error < 1e-2
-    # Where a gradient is asked for, weights are what they are.
+    # Where a gradient is computed, weights are not rounded.
     torch.testing.assert_close(narrow(images), exact(images), rtol=0, atol=0)
 
 
@@ -161,16 +163,16 @@ def test_unknown_weights_are_refused(small: nn.Sequential) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_mixed_precision_is_that_of_the_rows(small: nn.Sequential, training: bool) -> None:
     small.train(training)
-    fast, images = accelerate(small), images_for(small, 3)
+    accelerated, images = accelerate(small), images_for(small, 3)
     exact = gradients(small, images)
     with torch.autocast("cpu", torch.bfloat16):
         torch.manual_seed(4)
-        ours = fast(images)
+        ours = accelerated(images)
         torch.manual_seed(4)
         theirs = small(images)
         with torch.no_grad():
             torch.manual_seed(4)
-            without = fast(images)
+            without = accelerated(images)
     assert ours.dtype == theirs.dtype == without.dtype == torch.bfloat16
     scale = exact["logits"].norm()
     assert (ours - theirs).norm() < 0.02 * scale
@@ -184,12 +186,12 @@ def test_the_wrong_size_is_still_refused(small: nn.Sequential) -> None:
         accelerate(small)(torch.zeros(1, 3, 55, 55))
 
 
-def test_without_numba_the_network_itself_comes_back(
+def test_without_numba_the_network_itself_is_returned(
     small: nn.Sequential, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("alexnet.kernels.cpu_")]:
+    for name in [name for name in sys.modules if name.startswith("alexnet.kernels.cpu.")]:
         monkeypatch.delitem(sys.modules, name)
-        monkeypatch.delattr(alexnet.kernels, name.rpartition(".")[2], raising=False)
+        monkeypatch.delattr(alexnet.kernels.cpu, name.rpartition(".")[2], raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     alexnet.kernels.find_engine.cache_clear()
     try:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet.kernels.blocks import Block, ChannelNorm, MapNorm, MaxPool, Relu, step_of
+from alexnet.kernels.blocks import Block, ChannelNorm, MaxPool, Relu, SpatialNorm, operation_of
 from alexnet.kernels.cpu.blocks import run_block, supports
-from alexnet.networks.layers import LocalResponseNorm, SpatialResponseNorm
+from alexnet.networks.layers import LocalResponseNorm
+from alexnet.networks.layers_2012 import SpatialResponseNorm
 
 RELU, POOL, CEIL_POOL = nn.ReLU(), nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2, ceil_mode=True)
 NORM = LocalResponseNorm(alpha=1e-3)
@@ -33,8 +34,8 @@ BLOCKS: dict[str, list[nn.Module]] = {
 
 
 def block_of(layers: list[nn.Module]) -> Block:
-    steps = [step_of(layer) for layer in layers]
-    return tuple(step for step in steps if step is not None)
+    operations = [operation_of(layer) for layer in layers]
+    return tuple(operation for operation in operations if operation is not None)
 
 
 def signed(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -82,11 +83,11 @@ def test_every_type_and_memory_format(
     exact, exact_gradient = with_gradient(nn.Sequential(*layers), x.double())
     assert y.dtype == gradient.dtype == dtype
     assert y.is_contiguous(memory_format=memory)
-    step = torch.finfo(dtype).eps
-    torch.testing.assert_close(y.double(), exact, rtol=2 * step, atol=1e-5)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), exact, rtol=2 * eps, atol=1e-5)
     # Half precision makes ties, so that another pixel may be the largest: compare the sums.
     torch.testing.assert_close(
-        gradient.double().sum((2, 3)), exact_gradient.sum((2, 3)), rtol=1e-2, atol=20 * step
+        gradient.double().sum((2, 3)), exact_gradient.sum((2, 3)), rtol=1e-2, atol=20 * eps
     )
 
 
@@ -155,7 +156,7 @@ def test_several_threads_may_call_at_once() -> None:
         torch.set_num_threads(1)
 
 
-def test_a_forked_process_can_go_on() -> None:
+def test_a_forked_process_continues() -> None:
     code = """
         import os, torch
         from alexnet.kernels.cpu.blocks import run_block
@@ -190,11 +191,11 @@ def test_an_empty_batch_has_a_shape() -> None:
         (ChannelNorm(3, 1e-4, 0.75, 2, 1),),
         (ChannelNorm(5, 1e-4, 0.5, 2, 1),),
         (MaxPool(2, 3, ceil_mode=False),),
-        (Relu(), ChannelNorm(5, 1e-4, 0.75, 2, 1), MapNorm(5, 1e-4, 0.75)),
-        (MapNorm(3, 1e-4, 0.75),),
+        (Relu(), ChannelNorm(5, 1e-4, 0.75, 2, 1), SpatialNorm(5, 1e-4, 0.75)),
+        (SpatialNorm(3, 1e-4, 0.75),),
     ],
 )
-def test_other_blocks_are_left_to_others(block: Block) -> None:
+def test_other_blocks_are_not_supported(block: Block) -> None:
     assert not supports(block)
 
 
@@ -209,13 +210,15 @@ def test_other_blocks_are_left_to_others(block: Block) -> None:
         nn.LocalResponseNorm(5),
     ],
 )
-def test_other_layers_are_no_steps(layer: nn.Module) -> None:
-    assert step_of(layer) is None
+def test_other_layers_are_no_operations(layer: nn.Module) -> None:
+    assert operation_of(layer) is None
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])
-@pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (3, 1), (1, 1), (4, 3)])
-def test_pools_have_torch_s_number_of_windows(size: int, stride: int, ceil_mode: bool) -> None:
+@pytest.mark.parametrize(
+    ("size", "stride"), [(3, 2), (2, 2), (3, 1), (1, 1), (4, 3), (2, 3), (1, 2)]
+)
+def test_pools_have_as_many_windows_as_torch_s(size: int, stride: int, ceil_mode: bool) -> None:
     for length in range(size, 14):
         theirs = nn.MaxPool2d(size, stride, ceil_mode=ceil_mode)(torch.zeros(1, length, length))
-        assert MaxPool(size, stride, ceil_mode).output(length) == theirs.shape[-1]
+        assert MaxPool(size, stride, ceil_mode).output_side(length) == theirs.shape[-1]

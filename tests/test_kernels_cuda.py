@@ -1,7 +1,7 @@
-"""The kernels for CUDA devices against the plain layers, augmentation and update rule.
+"""The kernels for CUDA devices against the reference layers, augmentation and update rule.
 
 Without a GPU they run in Triton's interpreter, on tiny inputs: the same source, line by line, in
-numpy. Its only known difference is that it cuts numbers off, where a GPU rounds, to bfloat16.
+numpy. The only known difference: it truncates to bfloat16, where a GPU rounds.
 """
 
 import json
@@ -26,36 +26,42 @@ pytest.importorskip("triton")
 from alexnet.config import Settings  # noqa: E402
 from alexnet.errors import WorkerError  # noqa: E402
 from alexnet.images.yuv420 import from_yuv420, to_yuv420  # noqa: E402
-from alexnet.kernels.blocks import ChannelNorm, MapNorm, MaxPool, Relu, Step  # noqa: E402
-from alexnet.kernels.cuda import self_check as cuda_check  # noqa: E402
-from alexnet.kernels.cuda.batch import prepare_batch, windows  # noqa: E402
-from alexnet.kernels.cuda.blocks import plain_block, run_block, stages, supports  # noqa: E402
-from alexnet.kernels.cuda.norm_kernels import Stage, pooled_side  # noqa: E402
+from alexnet.kernels.blocks import (  # noqa: E402
+    Block,
+    ChannelNorm,
+    MaxPool,
+    Relu,
+    SpatialNorm,
+    reference_block,
+)
+from alexnet.kernels.cuda import self_check  # noqa: E402
+from alexnet.kernels.cuda.batch import crop_table, prepare_batch  # noqa: E402
+from alexnet.kernels.cuda.block_kernels import Fused  # noqa: E402
+from alexnet.kernels.cuda.blocks import fuse, run_block, supports  # noqa: E402
 from alexnet.kernels.cuda.sgd import FusedUpdate  # noqa: E402
 from alexnet.optim import PaperSGD  # noqa: E402
-from alexnet.train.image_cache import PixelFormat  # noqa: E402
+from alexnet.train.state import PixelFormat  # noqa: E402
 from alexnet.transforms import Preprocessing, augment, sample_augment  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 RELU, POOL = Relu(), MaxPool(3, 2, ceil_mode=False)
 NORM = ChannelNorm(5, 1e-3, 0.75, 2.0, towers=1)
 TOWERS = ChannelNorm(5, 1e-3, 0.75, 1.0, towers=2)
-MAPS = MapNorm(5, 0.001 / 25, 0.75)
-Block = tuple[Step, ...]
+SPATIAL = SpatialNorm(5, 0.001 / 25, 0.75)
 
 
 def both(
     x: Tensor, block: Block, run: Callable[[Tensor, Block], Tensor] = run_block
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return values and input's gradient of `block`, by `run` and by the plain layers."""
+    """Return values and input's gradient of `block`, by `run` and by the reference layers."""
     results = []
-    for compute in (run, plain_block):
+    for compute in (run, reference_block):
         given = x.detach().to(DEVICE).requires_grad_()
         y = compute(given, block)
         weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y).view(y.shape)
         (gradient,) = torch.autograd.grad(y, given, weights)
         results.append((y.detach(), gradient))
-    return [(ours, plain) for ours, plain in zip(*results, strict=True)]
+    return [(ours, reference) for ours, reference in zip(*results, strict=True)]
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -73,7 +79,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Te
         ((1, 48, 7, 5), (RELU, NORM, POOL)),  # 48 is no power of two: channels are masked
         ((1, 24, 5, 5), (RELU, POOL, NORM)),
         ((1, 24, 5, 5), (TOWERS, POOL, RELU)),
-        ((1, 8, 6, 5), (RELU, TOWERS, MAPS, POOL)),
+        ((1, 8, 6, 5), (RELU, TOWERS, SPATIAL, POOL)),
         ((2, 4, 5, 9), (RELU, POOL)),
         ((1, 4, 5, 5), (POOL, RELU)),
         ((2, 40, 3, 2), (NORM,)),
@@ -82,12 +88,12 @@ def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Te
         ((1, 4, 5, 5), (MaxPool(2, 2, ceil_mode=True),)),
         ((1, 4, 7, 7), (RELU, MaxPool(3, 1, ceil_mode=False))),
         ((1, 4, 7, 7), (MaxPool(2, 3, ceil_mode=False),)),
-        ((1, 4, 4, 6), (replace(MAPS, size=3, alpha=0.01, beta=0.5),)),
+        ((1, 4, 4, 6), (replace(SPATIAL, size=3, alpha=0.01, beta=0.5),)),
     ],
 )
 def test_blocks_equal_the_layers_to_the_last_digits(shape: tuple[int, ...], block: Block) -> None:
-    for ours, plain in both(random(*shape), block):
-        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    for ours, reference in both(random(*shape), block):
+        torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -95,16 +101,16 @@ def test_blocks_equal_the_layers_to_the_last_digits(shape: tuple[int, ...], bloc
 )
 def test_blocks_round_as_the_layers_do(dtype: torch.dtype, digits: float) -> None:
     """Sums are float32 in every type; results are within one step of the type."""
-    for ours, plain in both(random(1, 8, 5, 5, dtype=dtype), (RELU, NORM)):
+    for ours, reference in both(random(1, 8, 5, 5, dtype=dtype), (RELU, NORM)):
         assert ours.dtype == dtype
-        torch.testing.assert_close(ours, plain, rtol=digits, atol=digits)
+        torch.testing.assert_close(ours, reference, rtol=digits, atol=digits)
 
 
 def test_large_numbers_do_not_overflow_in_float16() -> None:
     x = torch.full((1, 8, 1, 1), 60000, dtype=torch.float16)
-    ((ours, plain), _) = both(x, (NORM,))
+    ((ours, reference), _) = both(x, (NORM,))
     assert torch.isfinite(ours).all()
-    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(ours, reference)
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
@@ -112,37 +118,37 @@ def test_blocks_keep_the_memory_format(memory: torch.memory_format) -> None:
     x = random(2, 8, 5, 5).to(DEVICE).contiguous(memory_format=memory)
     y = run_block(x, (RELU, POOL))
     assert y.is_contiguous(memory_format=memory)
-    torch.testing.assert_close(y, plain_block(x, (RELU, POOL)))
+    torch.testing.assert_close(y, reference_block(x, (RELU, POOL)))
 
 
 @pytest.mark.parametrize("block", [(RELU, POOL), (NORM, POOL), (POOL, RELU)])
 def test_of_equal_values_the_first_has_the_gradient(block: Block) -> None:
     """Whole numbers from -2 to 2, so that nearly every window has its maximum more than once."""
     x = (random(2, 4, 5, 5) / 20).round()
-    for ours, plain in both(x, block):
-        torch.testing.assert_close(ours, plain, rtol=1e-13, atol=1e-13)
+    for ours, reference in both(x, block):
+        torch.testing.assert_close(ours, reference, rtol=1e-13, atol=1e-13)
 
 
-def test_without_a_gradient_nothing_is_kept_for_one() -> None:
+def test_without_a_gradient_nothing_is_saved_for_one() -> None:
     x = random(1, 4, 5, 5).to(DEVICE).contiguous(memory_format=torch.channels_last)
     assert run_block(x, (RELU, POOL)).grad_fn is None
     y = run_block(x.requires_grad_(), (RELU, POOL))
     assert y.grad_fn is not None
-    kept = y.grad_fn.saved_tensors  # type: ignore[attr-defined]
-    assert [(t.dtype, tuple(t.shape)) for t in kept] == [
+    saved = y.grad_fn.saved_tensors  # type: ignore[attr-defined]
+    assert [(t.dtype, tuple(t.shape)) for t in saved] == [
         (torch.float64, (1, 4, 5, 5)),
         (torch.uint8, (1, 4, 2, 2)),  # one byte for each pooled value, and nothing else
     ]
 
 
-def test_what_is_no_number_stays_none() -> None:
+def test_a_nan_stays_a_nan() -> None:
     x = random(1, 4, 5, 5).to(DEVICE)
     x[0, 1, 2, 2] = torch.nan
     with np.errstate(invalid="ignore"):
         for block in ((RELU, POOL), (POOL, RELU), (RELU, NORM)):
-            ours, plain = run_block(x, block), plain_block(x, block)
-            assert plain.isnan().any()
-            torch.testing.assert_close(ours, plain, equal_nan=True)
+            ours, reference = run_block(x, block), reference_block(x, block)
+            assert reference.isnan().any()
+            torch.testing.assert_close(ours, reference, equal_nan=True)
 
 
 @pytest.mark.fault(36)
@@ -160,39 +166,31 @@ def test_numerical_gradient() -> None:
 
 def test_an_empty_batch() -> None:
     x = torch.zeros(0, 4, 5, 5, device=DEVICE, requires_grad=True)
-    y = run_block(x, (RELU, NORM, MAPS, POOL))
+    y = run_block(x, (RELU, NORM, SPATIAL, POOL))
     assert y.shape == (0, 4, 2, 2)
     y.sum().backward()  # type: ignore[no-untyped-call]
 
 
 def test_channels_that_make_no_whole_groups_go_through_the_layers() -> None:
-    for ours, plain in both(random(1, 6, 3, 3), (RELU, NORM)):
-        assert torch.equal(ours, plain)
+    for ours, reference in both(random(1, 6, 3, 3), (RELU, NORM)):
+        assert torch.equal(ours, reference)
 
 
-def test_blocks_are_cut_into_few_stages() -> None:
-    assert stages((RELU, NORM, POOL)) == [Stage(relu=True, norm=NORM, pool=POOL)]
-    assert stages((TOWERS, POOL, RELU)) == [Stage(norm=TOWERS, pool=POOL, relu_after=True)]
-    assert stages((RELU, POOL, NORM)) == [Stage(relu=True, pool=POOL), Stage(norm=NORM)]
-    assert stages((NORM, MAPS, POOL)) == [Stage(norm=NORM), MAPS, Stage(pool=POOL)]
-    assert stages((NORM, RELU)) == [Stage(norm=NORM), Stage(relu=True)]
+def test_blocks_run_as_few_kernels() -> None:
+    assert fuse((RELU, NORM, POOL)) == [Fused(relu=True, norm=NORM, pool=POOL)]
+    assert fuse((TOWERS, POOL, RELU)) == [Fused(norm=TOWERS, pool=POOL, relu_after=True)]
+    assert fuse((RELU, POOL, NORM)) == [Fused(relu=True, pool=POOL), Fused(norm=NORM)]
+    assert fuse((NORM, SPATIAL, POOL)) == [Fused(norm=NORM), SPATIAL, Fused(pool=POOL)]
+    assert fuse((NORM, RELU)) == [Fused(norm=NORM), Fused(relu=True)]
 
 
 def test_what_is_supported() -> None:
-    assert supports((RELU, TOWERS, MAPS, POOL))
+    assert supports((RELU, TOWERS, SPATIAL, POOL))
     assert supports((POOL,))
     assert not supports(())
     assert not supports((RELU,))  # PyTorch does that in place
     assert not supports((replace(NORM, size=3),))
     assert not supports((RELU, MaxPool(17, 2, ceil_mode=False)))
-
-
-@pytest.mark.parametrize("ceil_mode", [False, True])
-def test_pools_have_as_many_windows_as_torchs(ceil_mode: bool) -> None:
-    for size, stride in ((3, 2), (2, 2), (3, 1), (2, 3), (1, 2)):
-        for side in range(3, 12):
-            expected = F.max_pool2d(torch.zeros(1, 1, side, 3), size, stride, ceil_mode=ceil_mode)
-            assert pooled_side(side, MaxPool(size, stride, ceil_mode)) == expected.shape[2]
 
 
 # Batches.
@@ -202,7 +200,7 @@ COLORS = ((0.5, 0.5, 0.7), (0.3, -0.8, 0.1), (0.2, 0.1, 0.9))
 PREPROCESSING = Preprocessing(
     SIZE, CROP, random(3, SIZE, SIZE).float().abs(), (50.0, 10.0, 5.0), COLORS
 ).to(DEVICE)
-NUMBERS = np.array([4, 1, 3, 0])
+INDICES = np.array([4, 1, 3, 0])
 
 
 def images(count: int = 5) -> Tensor:
@@ -214,10 +212,10 @@ def prepared(
     settings: Settings, out: Tensor, *, pixel_format: PixelFormat = "rgb", before: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Return a batch by the kernel and by `augment`."""
-    draws = sample_augment(settings, PREPROCESSING, 1, NUMBERS)
-    assert 0 < draws.flip.sum() < len(NUMBERS)  # both kinds are there
-    table = windows(draws, NUMBERS, SIZE, CROP).to(DEVICE)
-    shift = torch.from_numpy(draws.shift).to(DEVICE)
+    params = sample_augment(settings, PREPROCESSING, 1, INDICES)
+    assert 0 < params.flip.sum() < len(INDICES)  # both kinds are there
+    table = crop_table(params, INDICES, SIZE, CROP).to(DEVICE)
+    shift = torch.from_numpy(params.shift).to(DEVICE)
     divisor = 1 + settings.lighting if settings.lighting_rescale else 1.0
     pixels, rows = images(), images().flatten(1)
     if pixel_format == "yuv420":
@@ -227,32 +225,32 @@ def prepared(
         rows, table, shift, PREPROCESSING.mean, out,
         size=SIZE, pixel_format=pixel_format, before=before, divisor=divisor,
     )  # fmt: skip
-    return out, augment(pixels[torch.from_numpy(NUMBERS)], draws, PREPROCESSING, settings)
+    return out, augment(pixels[torch.from_numpy(INDICES)], params, PREPROCESSING, settings)
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("rescale", [False, True])
 def test_a_batch_is_exactly_that_of_augment(memory: torch.memory_format, rescale: bool) -> None:
-    out = torch.empty(len(NUMBERS), 3, CROP, CROP, device=DEVICE).contiguous(memory_format=memory)
-    ours, plain = prepared(Settings(seed=1, lighting_rescale=rescale), out)
-    assert torch.equal(ours, plain)
+    out = torch.empty(len(INDICES), 3, CROP, CROP, device=DEVICE).contiguous(memory_format=memory)
+    ours, reference = prepared(Settings(seed=1, lighting_rescale=rescale), out)
+    assert torch.equal(ours, reference)
 
 
 def test_a_batch_in_half_precision() -> None:
-    out = torch.empty(len(NUMBERS), 3, CROP, CROP, dtype=torch.float16, device=DEVICE)
-    ours, plain = prepared(Settings(seed=1), out)
-    assert torch.equal(ours, plain.half())
+    out = torch.empty(len(INDICES), 3, CROP, CROP, dtype=torch.float16, device=DEVICE)
+    ours, reference = prepared(Settings(seed=1), out)
+    assert torch.equal(ours, reference.half())
 
 
 @pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("stride", [2, 3, 4])
 def test_a_batch_rearranged_for_conv1(stride: int, before: int) -> None:
     side = -(-(before + CROP) // stride)
-    out = torch.full((len(NUMBERS), 3 * stride**2, side, side), torch.nan, device=DEVICE)
+    out = torch.full((len(INDICES), 3 * stride**2, side, side), torch.nan, device=DEVICE)
     out = out.contiguous(memory_format=torch.channels_last)
-    ours, plain = prepared(Settings(seed=1), out, before=before)
+    ours, reference = prepared(Settings(seed=1), out, before=before)
     after = side * stride - CROP - before
-    zeros = F.pad(plain, (before, after, before, after))
+    zeros = F.pad(reference, (before, after, before, after))
     assert torch.equal(ours, F.pixel_unshuffle(zeros, stride))
 
 
@@ -260,10 +258,10 @@ def test_a_batch_rearranged_for_conv1(stride: int, before: int) -> None:
 def test_a_batch_whose_colour_is_halved(stride: int) -> None:
     """Its pixels, made in the kernel, are those of the cache to the last bit."""
     side = -(-CROP // stride)
-    out = torch.empty(len(NUMBERS), 3 * stride**2, side, side, device=DEVICE)
-    ours, plain = prepared(Settings(seed=1), out, pixel_format="yuv420")
+    out = torch.empty(len(INDICES), 3 * stride**2, side, side, device=DEVICE)
+    ours, reference = prepared(Settings(seed=1), out, pixel_format="yuv420")
     zeros = side * stride - CROP
-    assert torch.equal(ours, F.pixel_unshuffle(F.pad(plain, (0, zeros, 0, zeros)), stride))
+    assert torch.equal(ours, F.pixel_unshuffle(F.pad(reference, (0, zeros, 0, zeros)), stride))
 
 
 def test_halved_colour_of_any_bytes_is_that_of_the_cache() -> None:
@@ -299,21 +297,21 @@ def optimizer_of(weights: list[nn.Parameter]) -> PaperSGD:
 
 
 def test_updates_are_those_of_the_paper() -> None:
-    ours, plain = parameters(), parameters()
-    fused, reference = optimizer_of(ours), optimizer_of(plain)
+    ours, others = parameters(), parameters()
+    fused, reference = optimizer_of(ours), optimizer_of(others)
     copies: dict[Tensor, Tensor] = {p: p.detach().half() for p in ours}
     update = FusedUpdate(fused, copies)
     for step in range(4):
         gradients = [random(*p.shape, dtype=torch.float32, seed=step).to(DEVICE) for p in ours]
         for optimizer in (fused, reference):
             optimizer.param_groups[0]["lr"] = 0.01 / (1 + step)
-            optimizer.param_groups[1]["lr"] = 0.0 if step == 2 else 0.02  # one stands still
+            optimizer.param_groups[1]["lr"] = 0.0 if step == 2 else 0.02  # 0: no update
         update.set_rates()
         update.update(gradients)
-        for parameter, gradient in zip(plain, gradients, strict=True):
+        for parameter, gradient in zip(others, gradients, strict=True):
             parameter.grad = gradient
         reference.step()
-        for own, other in zip(ours, plain, strict=True):
+        for own, other in zip(ours, others, strict=True):
             torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-7)
             torch.testing.assert_close(
                 fused.state[own]["velocity"], reference.state[other]["velocity"],
@@ -322,20 +320,20 @@ def test_updates_are_those_of_the_paper() -> None:
             assert torch.equal(copies[own], own.half())
 
 
-def test_an_update_that_is_called_off_changes_nothing() -> None:
+def test_a_disabled_update_changes_nothing() -> None:
     weights = parameters()
     update = FusedUpdate(optimizer_of(weights))
     before = [p.detach().clone() for p in weights]
     update.set_rates()
-    update.apply_it.zero_()
+    update.enabled.zero_()
     update.update([torch.full_like(p, torch.nan) for p in weights])
     assert all(torch.equal(p, old) for p, old in zip(weights, before, strict=True))
-    update.apply_it.fill_(1)
+    update.enabled.fill_(1)
     update.update([torch.ones_like(p) for p in weights])
     assert not any(torch.equal(p, old) for p, old in zip(weights, before, strict=True))
 
 
-def test_velocities_of_a_checkpoint_are_put_in_the_parameters_order() -> None:
+def test_velocities_of_a_checkpoint_take_the_parameters_strides() -> None:
     weights = parameters()
     optimizer = optimizer_of(weights)
     saved = torch.randn(weights[0].shape)  # contiguous, the kernels are channels-last
@@ -346,10 +344,10 @@ def test_velocities_of_a_checkpoint_are_put_in_the_parameters_order() -> None:
     assert torch.equal(velocity.cpu(), saved)
 
 
-def test_a_copy_in_another_order_is_refused() -> None:
+def test_a_copy_with_other_strides_is_refused() -> None:
     weights = parameters()
     wrong: dict[Tensor, Tensor] = {weights[0]: weights[0].detach().contiguous().half()}
-    with pytest.raises(ValueError, match="ordered otherwise"):
+    with pytest.raises(ValueError, match="has other strides"):
         FusedUpdate(optimizer_of(weights), wrong)
 
 
@@ -365,21 +363,21 @@ SMALL = (1, 8, 7, 7)
 
 
 def test_the_check_accepts_these_kernels() -> None:
-    cuda_check.check_blocks(DEVICE, shape=SMALL)
-    for compare in (cuda_check._update, cuda_check._batch):
-        cuda_check._refuse_wrong(DEVICE, compare(DEVICE))
+    self_check.check_blocks(DEVICE, shape=SMALL)
+    for compare in (self_check._update, self_check._batch):
+        self_check._raise_if_wrong(DEVICE, compare(DEVICE))
 
 
 def test_the_check_accepts_pytorchs_convolutions() -> None:
-    cuda_check.check_convolutions(DEVICE)
+    self_check.check_convolutions(DEVICE)
 
 
 def slightly_wrong(x: Tensor, block: Block) -> Tensor:
-    return plain_block(x, block) * 1.001
+    return reference_block(x, block) * 1.001
 
 
 def wrong_backwards(x: Tensor, block: Block) -> Tensor:
-    return plain_block(x, block).detach() + 0 * x.mean()
+    return reference_block(x, block).detach() + 0 * x.mean()
 
 
 def does_not_compile(x: Tensor, block: Block) -> Tensor:
@@ -399,30 +397,30 @@ def test_the_check_names_a_wrong_kernel(
     run: Callable[[Tensor, Block], Tensor], message: str
 ) -> None:
     with pytest.raises(WorkerError, match=message):
-        cuda_check.check_blocks(DEVICE, shape=SMALL, run=run)
+        self_check.check_blocks(DEVICE, shape=SMALL, run=run)
 
 
 def test_the_check_names_a_wrong_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = cuda_check._convolved
+    right = self_check._convolved
 
-    def wrong(x: Tensor, weight: Tensor, conv: cuda_check.Convolution) -> tuple[Tensor, ...]:
+    def wrong(x: Tensor, weight: Tensor, conv: self_check.Convolution) -> tuple[Tensor, ...]:
         y, to_input, to_weight = right(x, weight, conv)
         return y, to_input, to_weight if x.dtype == torch.float64 else to_weight.roll(1)
 
-    monkeypatch.setattr(cuda_check, "_convolved", wrong)
+    monkeypatch.setattr(self_check, "_convolved", wrong)
     with pytest.raises(WorkerError, match="computes the weights' of conv1 in float32 wrongly"):
-        cuda_check.check_convolutions(DEVICE)
+        self_check.check_convolutions(DEVICE)
 
 
 def test_a_check_on_nothing_would_fail() -> None:
-    """The error of a kernel that returns nan, or zeros, is not within any limit."""
+    """The error of a kernel that returns NaN or zeros exceeds every limit."""
     for wrong in (torch.nan, 0.0):
 
         def run(x: Tensor, block: Block, factor: float = wrong) -> Tensor:
-            return plain_block(x, block) * factor
+            return reference_block(x, block) * factor
 
         with pytest.raises(WorkerError):
-            cuda_check.check_blocks(DEVICE, shape=SMALL, run=run)
+            self_check.check_blocks(DEVICE, shape=SMALL, run=run)
 
 
 # Compilation, which needs no GPU.
@@ -430,8 +428,9 @@ def test_a_check_on_nothing_would_fail() -> None:
 COMPILE = Path(__file__).with_name("compile_kernels.py")
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
-    """Triton brings its own compiler and assembler, so only the running needs a device."""
+    """Triton includes compiler and assembler, so only running needs a device."""
     backends = pytest.importorskip("triton.backends").backends
     if "nvidia" not in backends:
         pytest.skip("this triton has no NVIDIA backend")

@@ -1,4 +1,4 @@
-"""Convolutions and linear layers in their fast forms against PyTorch's."""
+"""Convolutions and linear layers by other algorithms against PyTorch's."""
 
 import json
 from collections import OrderedDict
@@ -10,20 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.compiled import cache_folder
 from alexnet.kernels.accelerated import AcceleratedNetwork
 from alexnet.kernels.convolutions import (
     ConvAlgorithm,
     convolve,
-    convolve_cells,
-    cpu_forms,
-    first_cells,
-    is_known,
-    rearranged,
+    convolve_space_to_depth,
+    cpu_algorithm,
+    input_layout,
+    is_supported,
+    space_to_depth,
 )
 from alexnet.kernels.cpu import blocks as cpu_blocks
 from alexnet.kernels.cpu import onednn
-from alexnet.kernels.cuda.autotune import Autotuner, candidates, describe, work_of
-from alexnet.kernels.tuning_cache import TuningCache, cache_folder
+from alexnet.kernels.cuda.autotune import (
+    Autotuner,
+    TuningCache,
+    candidates,
+    describe,
+    workload,
+)
 from alexnet.networks.layers import Input
 from alexnet.networks.registry import create_model, list_models
 
@@ -36,13 +42,13 @@ CONVOLUTIONS = {
     "four groups without biases": (nn.Conv2d(8, 12, 3, groups=4, bias=False), (6, 5)),
     "groups and a stride": (nn.Conv2d(8, 12, 3, stride=2, groups=2), (7, 7)),
 }
-FORMS = {
+ALGORITHMS = {
     "grouped": ConvAlgorithm(),
     "channels last": ConvAlgorithm(channels_last=True),
     "split": ConvAlgorithm(groups="split"),
     "filled": ConvAlgorithm(channels_last=True, groups="filled"),
-    "unshuffled": ConvAlgorithm(unshuffle=True),
-    "as on CUDA": ConvAlgorithm(channels_last=True, unshuffle=True, groups="split"),
+    "space to depth": ConvAlgorithm(space_to_depth=True),
+    "as on CUDA": ConvAlgorithm(channels_last=True, space_to_depth=True, groups="split"),
 }
 
 
@@ -57,14 +63,14 @@ def gradients(function: object, layer: nn.Module, x: Tensor) -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_every_form_is_the_convolution(case: str, form: str) -> None:
+def test_every_algorithm_is_the_convolution(case: str, algorithm: str) -> None:
     conv, size = CONVOLUTIONS[case]
     conv = conv.double()
-    assert is_known(conv)
+    assert is_supported(conv)
     x = torch.randn(2, conv.in_channels, *size, dtype=torch.float64)
-    ours = gradients(lambda x: convolve(x, conv, FORMS[form]), conv, x)
+    ours = gradients(lambda x: convolve(x, conv, ALGORITHMS[algorithm]), conv, x)
     torch.testing.assert_close(ours, gradients(conv, conv, x), rtol=1e-10, atol=1e-10)
 
 
@@ -77,8 +83,8 @@ def test_every_form_is_the_convolution(case: str, form: str) -> None:
         nn.Conv2d(3, 4, 3, stride=(1, 2)),
     ],
 )
-def test_other_convolutions_are_not_taken(conv: nn.Conv2d) -> None:
-    assert not is_known(conv)
+def test_other_convolutions_are_not_supported(conv: nn.Conv2d) -> None:
+    assert not is_supported(conv)
 
 
 needs_onednn = pytest.mark.skipif(not onednn.is_available(), reason="oneDNN is not available")
@@ -95,7 +101,7 @@ def test_a_linear_layer_is_torch_s(count: int, bias: bool) -> None:
 
 
 @needs_onednn
-def test_gradients_that_nobody_asks_for_are_left_out() -> None:
+def test_gradients_that_are_not_needed_are_not_computed() -> None:
     layer, x = nn.Linear(8, 4), torch.randn(3, 8)
     layer.weight.requires_grad_(False)
     onednn.linear(x, layer.weight, layer.bias).sum().backward()  # type: ignore[no-untyped-call]
@@ -122,7 +128,7 @@ def test_inference_is_the_layer_and_a_relu(
 
 
 @needs_onednn
-def test_weights_made_for_inference_only_are_not_kept() -> None:
+def test_weights_made_for_inference_only_are_not_packed() -> None:
     with torch.inference_mode():
         layer, x = nn.Linear(12, 5), torch.randn(2, 12)
         run = onednn.Inference(layer, relu=False)
@@ -131,39 +137,38 @@ def test_weights_made_for_inference_only_are_not_kept() -> None:
             torch.testing.assert_close(run(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
-def test_mixed_precision_and_other_types_are_left_to_pytorch() -> None:
+def test_mixed_precision_and_other_types_are_not_accepted() -> None:
     x, weight = torch.zeros(2, 2), torch.zeros(2, 2)
-    assert onednn.runs_here(x, weight)
-    assert not onednn.runs_here(x.double(), weight.double())
-    assert not onednn.runs_here(x.to("meta"), weight)
+    assert onednn.accepts(x, weight)
+    assert not onednn.accepts(x.double(), weight.double())
+    assert not onednn.accepts(x.to("meta"), weight)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not onednn.runs_here(x, weight)
+        assert not onednn.accepts(x, weight)
 
 
-# Images that are rearranged for the first convolution.
+# Images in the layout of the first convolution.
 
 
-def put_in_cells(images: Tensor, rows: OrderedDict[str, nn.Module]) -> Tensor:
-    """Rearrange images as `first_cells` says: zeros around them, then pixel_unshuffle."""
-    cells = first_cells(rows.values())
-    assert cells is not None
-    channels, height, width = cells.shape
-    assert channels == images.shape[1] * cells.stride**2
+def rearranged(images: Tensor, rows: OrderedDict[str, nn.Module]) -> Tensor:
+    """Rearrange images to `input_layout`: zeros around them, then pixel_unshuffle."""
+    layout = input_layout(rows.values())
+    assert layout is not None
+    channels, height, width = layout.shape
+    assert channels == images.shape[1] * layout.stride**2
     after = [
-        side * cells.stride - length - cells.before
-        for side, length in zip((width, height), reversed(images.shape[2:]), strict=True)
+        squares * layout.stride - side - layout.before
+        for squares, side in zip((width, height), reversed(images.shape[2:]), strict=True)
     ]
-    sides = (cells.before, after[0], cells.before, after[1])
-    return F.pixel_unshuffle(F.pad(images, sides), cells.stride)
+    padding = (layout.before, after[0], layout.before, after[1])
+    return F.pixel_unshuffle(F.pad(images, padding), layout.stride)
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_rearranged_images_give_the_first_convolution_of_every_network(name: str) -> None:
     model = create_model(name, 2)
     rows = OrderedDict(model.named_children())
-    cells = first_cells(rows.values())
     if model.get_submodule("conv1").stride == (1, 1):
-        assert cells is None
+        assert input_layout(rows.values()) is None
         return
     assert isinstance(model[0], Input)
     images = torch.randn(1, *model[0].shape)
@@ -171,7 +176,7 @@ def test_rearranged_images_give_the_first_convolution_of_every_network(name: str
     for row in model:
         expected = row(expected)
         if isinstance(row, nn.Conv2d):
-            ours = convolve_cells(put_in_cells(images, rows), row)
+            ours = convolve_space_to_depth(rearranged(images, rows), row)
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
             break
 
@@ -179,14 +184,14 @@ def test_rearranged_images_give_the_first_convolution_of_every_network(name: str
 def test_images_are_rearranged_as_pixel_unshuffle_does_and_channels_last() -> None:
     x = torch.randn(2, 3, 8, 12)
     for given in (x, x.contiguous(memory_format=torch.channels_last)):
-        cells = rearranged(given, 4)
-        assert torch.equal(cells, F.pixel_unshuffle(x, 4))
-        assert cells.is_contiguous(memory_format=torch.channels_last)
+        result = space_to_depth(given, 4)
+        assert torch.equal(result, F.pixel_unshuffle(x, 4))
+        assert result.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_paper_s_images_are_57_by_57_of_48() -> None:
-    cells = first_cells(create_model("alexnet", 2).children())
-    assert cells == (4, 0, (48, 57, 57))
+    layout = input_layout(create_model("alexnet", 2).children())
+    assert layout == (4, 0, (48, 57, 57))
 
 
 @pytest.mark.parametrize(
@@ -200,11 +205,11 @@ def test_the_paper_s_images_are_57_by_57_of_48() -> None:
         [Input(3, 9, 9)],
     ],
 )
-def test_other_beginnings_have_no_such_form(rows: list[nn.Module]) -> None:
-    assert first_cells(rows) is None
+def test_other_first_rows_have_no_such_layout(rows: list[nn.Module]) -> None:
+    assert input_layout(rows) is None
 
 
-def test_a_fast_network_takes_images_in_both_forms() -> None:
+def test_an_accelerated_network_takes_images_in_both_layouts() -> None:
     rows = OrderedDict(
         input=Input(3, 20, 20),
         pad1=nn.ZeroPad2d((0, 3, 0, 3)),
@@ -213,57 +218,57 @@ def test_a_fast_network_takes_images_in_both_forms() -> None:
         flatten=nn.Flatten(),
         fc2=nn.Linear(64, 2),
     )
-    network = AcceleratedNetwork(rows, cpu_blocks, "cpu", cpu_forms)
+    network = AcceleratedNetwork(rows, cpu_blocks, "cpu", cpu_algorithm)
     images = torch.randn(2, 3, 20, 20)
     results = []
-    for given in (images, put_in_cells(images, rows)):
+    for given in (images, rearranged(images, rows)):
         y = network(given)
         results.append([y, *torch.autograd.grad(y.square().sum(), list(network.parameters()))])
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
 
 
-# The choice of a form on a GPU.
+# The choice of an algorithm on a GPU.
 
 GROUPS = nn.Conv2d(4, 4, 3, groups=2)
 STRIDE = nn.Conv2d(3, 4, 5, stride=2)
 
 
 class Clock:
-    """Says how long forms take: the n-th one that is asked for `times[n]`; runs each once."""
+    """A timer that runs the work once and returns `times[n]` at the n-th call."""
 
     def __init__(self, times: list[float]) -> None:
-        self.times, self.asked = times, 0
+        self.times, self.calls = times, 0
 
     def __call__(self, work: Callable[[], object]) -> float:
         work()
-        self.asked += 1
-        return self.times[self.asked - 1]
+        self.calls += 1
+        return self.times[self.calls - 1]
 
 
 @pytest.mark.parametrize("fastest", range(3))
-def test_the_fastest_form_is_taken_and_measured_once(tmp_path: Path, fastest: int) -> None:
+def test_the_fastest_algorithm_is_chosen_and_measured_once(tmp_path: Path, fastest: int) -> None:
     times = [2.0, 2.0, 2.0]
     times[fastest] = 1.0
     clock, x = Clock(times), torch.randn(2, 4, 5, 5)
     choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", clock)
     assert choose(x, GROUPS) == choose(x, GROUPS) == candidates(GROUPS)[fastest]
-    assert clock.asked == 3
+    assert clock.calls == 3
     another_process = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", clock)
     assert another_process(x, GROUPS) == candidates(GROUPS)[fastest]
-    assert clock.asked == 3
+    assert clock.calls == 3
     with pytest.raises(IndexError):  # another GPU is measured anew
         Autotuner(TuningCache(tmp_path / "gpus.json"), "another GPU", clock)(x, GROUPS)
 
 
-def test_what_has_one_form_is_not_measured(tmp_path: Path) -> None:
+def test_a_single_algorithm_is_not_measured(tmp_path: Path) -> None:
     choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", Clock([]))
-    plain = nn.Conv2d(3, 4, 3)
-    assert choose(torch.randn(1, 3, 5, 5), plain) == ConvAlgorithm(channels_last=True)
-    cells = F.pixel_unshuffle(torch.randn(1, 3, 8, 8), 2)
-    assert choose(cells, STRIDE).unshuffle
+    conv = nn.Conv2d(3, 4, 3)
+    assert choose(torch.randn(1, 3, 5, 5), conv) == ConvAlgorithm(channels_last=True)
+    rearranged_already = F.pixel_unshuffle(torch.randn(1, 3, 8, 8), 2)
+    assert choose(rearranged_already, STRIDE).space_to_depth
 
 
-def test_training_and_answering_are_chosen_apart() -> None:
+def test_training_and_inference_have_choices_of_their_own() -> None:
     x = torch.randn(5, 4, 5, 5)
     names = {describe(x, GROUPS), describe(x[:3], GROUPS), describe(x.bfloat16(), GROUPS)}
     with torch.no_grad():
@@ -278,28 +283,28 @@ def test_training_and_answering_are_chosen_apart() -> None:
 @pytest.mark.parametrize("conv", [GROUPS, STRIDE])
 def test_what_is_measured_is_what_a_step_does(conv: nn.Conv2d) -> None:
     x = torch.randn(1, conv.in_channels, 6, 6)
-    for form in candidates(conv):
-        assert len(work_of(x, conv, form)()) == 1, "the first layer's input needs no gradient"  # type: ignore[arg-type]
-        assert len(work_of(x.requires_grad_(), conv, form)()) == 2  # type: ignore[arg-type]
+    for algorithm in candidates(conv):
+        assert len(workload(x, conv, algorithm)()) == 1, "the first layer's input needs no gradient"  # type: ignore[arg-type]
+        assert len(workload(x.requires_grad_(), conv, algorithm)()) == 2  # type: ignore[arg-type]
         with torch.no_grad():
-            assert isinstance(work_of(x, conv, form)(), Tensor)
+            assert isinstance(workload(x, conv, algorithm)(), Tensor)
         x = x.detach()
     assert conv.weight.grad is None
 
 
 @pytest.mark.parametrize("value", [7, -1, "split", None, [0]])
-def test_a_choice_that_makes_no_sense_is_made_anew(tmp_path: Path, value: object) -> None:
-    kept, x = TuningCache(tmp_path / "gpus.json"), torch.randn(1, 4, 5, 5)
-    kept.put(f"a GPU: {describe(x, GROUPS)}", value)
+def test_an_invalid_choice_is_measured_again(tmp_path: Path, value: object) -> None:
+    cache, x = TuningCache(tmp_path / "gpus.json"), torch.randn(1, 4, 5, 5)
+    cache.put(f"a GPU: {describe(x, GROUPS)}", value)
     clock = Clock([3.0, 2.0, 1.0])
-    assert Autotuner(kept, "a GPU", clock)(x, GROUPS) == candidates(GROUPS)[2]
+    assert Autotuner(cache, "a GPU", clock)(x, GROUPS) == candidates(GROUPS)[2]
 
 
-# What is kept.
+# The tuning cache.
 
 
-def test_values_are_kept_beside_those_of_other_processes(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "kept.json"
+def test_values_of_other_processes_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "cache.json"
     one, other = TuningCache(path), TuningCache(path)
     one.put("a", 1)
     other.put("b", [2])
@@ -309,23 +314,23 @@ def test_values_are_kept_beside_those_of_other_processes(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, '{"a": 1} more'])
-def test_a_damaged_file_keeps_nothing_and_is_replaced(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "kept.json"
+def test_a_damaged_file_is_empty_and_is_replaced(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "cache.json"
     path.write_text(text)
-    kept = TuningCache(path)
-    assert kept.get("a") is None
-    kept.put("a", 3)
+    cache = TuningCache(path)
+    assert cache.get("a") is None
+    cache.put("a", 3)
     assert TuningCache(path).get("a") == 3
 
 
 def test_where_nothing_can_be_written_values_last_as_long_as_the_process(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    kept = TuningCache(tmp_path / "file" / "kept.json")
-    kept.put("a", 3)
-    assert kept.get("a") == 3
+    cache = TuningCache(tmp_path / "file" / "cache.json")
+    cache.put("a", 3)
+    assert cache.get("a") == 3
 
 
-def test_the_folder_is_the_persons_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "alexnet" / "kernels"

@@ -1,4 +1,4 @@
-"""Our layers against plain loops, other engines and numerical gradients."""
+"""Our layers against reference loops, other engines and numerical gradients."""
 
 import itertools
 
@@ -9,14 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from alexnet.errors import UsageError
-from alexnet.networks.layers import (
-    GroupedLinear,
-    Input,
-    LocallyConnected2d,
-    LocalResponseNorm,
-    PaperDropout,
-    SpatialResponseNorm,
-)
+from alexnet.networks.cifar10 import LocallyConnected2d
+from alexnet.networks.layers import Input, LocalResponseNorm
+from alexnet.networks.layers_2012 import GroupedLinear, PaperDropout, SpatialResponseNorm
 
 
 def test_response_norm_equals_torch_whose_alpha_is_divided_by_the_size() -> None:
@@ -167,9 +162,9 @@ def test_dropout_of_the_paper_drops_in_training_and_scales_in_evaluation() -> No
     drop, x = PaperDropout(0.25), torch.rand(1000, 100) + 1
     torch.manual_seed(1)
     dropped = drop.train()(x)
-    kept = dropped != 0
-    assert torch.equal(dropped[kept], x[kept])
-    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.01)
+    retained = dropped != 0
+    assert torch.equal(dropped[retained], x[retained])
+    assert retained.float().mean().item() == pytest.approx(0.75, abs=0.01)
     assert torch.equal(drop.eval()(x), x * 0.75)
     assert dropped.mean().item() == pytest.approx(drop(x).mean().item(), rel=0.01)
 

@@ -1,4 +1,4 @@
-"""MATLAB's files of level 5: written by SciPy, read here, and compared with what SciPy reads."""
+"""MATLAB level 5 files, written by SciPy: our reader compared with SciPy's."""
 
 import io
 import struct

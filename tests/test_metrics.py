@@ -8,7 +8,8 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator
 
 from alexnet.errors import UsageError
-from alexnet.storage.metrics_log import MetricsLog, confusion_matrix, ranks, read_metrics
+from alexnet.evaluate import confusion_matrix, ranks
+from alexnet.storage.metrics_log import MetricsLog, read_metrics
 
 
 def test_ranks_count_the_classes_that_score_higher() -> None:

@@ -1,4 +1,4 @@
-"""The tables: names, shapes as their comments say, sizes, start weights, gradients, errors."""
+"""The tables: names, shapes as their comments say, sizes, initial weights, gradients, errors."""
 
 import inspect
 import re
@@ -14,7 +14,8 @@ from alexnet import networks
 from alexnet.analysis.summary import summarize
 from alexnet.errors import UsageError
 from alexnet.networks.ablation import ABLATIONS
-from alexnet.networks.registry import MODELS, create_model, input_shape, list_models, weight_layers
+from alexnet.networks.initialization import weight_layers
+from alexnet.networks.registry import MODELS, create_model, input_shape, list_models
 
 ROW = re.compile(r"^        (\w+)=.*# +(\d+(?: x \d+ x \d+)?|num_classes)$", re.MULTILINE)
 
@@ -71,9 +72,9 @@ def test_totals_of_the_net_without_communication_by_hand() -> None:
     units = [(4096, 128 * 36), (2048, 4096)]
     tower = sum(out * reads + out for out, reads in kernels + units)
     assert 2 * tower + 1000 * 4096 + 1000 == 60_714_408
-    places = [55**2, 27**2, 13**2, 13**2, 13**2, 1, 1]
-    layers = zip(kernels + units, places, strict=True)
-    macs = sum(out * reads * place for (out, reads), place in layers)
+    positions = [55**2, 27**2, 13**2, 13**2, 13**2, 1, 1]
+    layers = zip(kernels + units, positions, strict=True)
+    macs = sum(out * reads * position for (out, reads), position in layers)
     assert 2 * macs + 1000 * 4096 == 724_323_872
 
 
@@ -95,7 +96,7 @@ def test_caffes_two_have_the_orders_of_their_files() -> None:
 
 
 @pytest.mark.parametrize("name", ["caffe_alexnet", "alexnet_small", "cifar10_11"])
-def test_start_weights_are_as_noted(name: str) -> None:
+def test_initial_weights_are_as_noted(name: str) -> None:
     """What `summary` says of the start is what is drawn; the biases are the noted ones exactly."""
     torch.manual_seed(0)
     for (layer, made), row in zip(
@@ -119,13 +120,13 @@ def test_one_weird_trick_starts_as_pytorch_does() -> None:
 
 def test_the_two_cifar_nets_differ_by_the_norms_alone() -> None:
     with torch.device("meta"):
-        plain, normed = create_model("cifar10_13", 10), create_model("cifar10_11", 10)
+        reference, normed = create_model("cifar10_13", 10), create_model("cifar10_11", 10)
     rows = [(row, repr(layer)) for row, layer in normed.named_children() if "norm" not in row]
-    assert rows == [(row, repr(layer)) for row, layer in plain.named_children()]
+    assert rows == [(row, repr(layer)) for row, layer in reference.named_children()]
     assert [row for row, _ in normed.named_children() if "norm" in row] == ["norm1", "norm2"]
 
 
-def test_cifar_start_weights_are_those_of_the_2012_file() -> None:
+def test_cifar_initial_weights_are_those_of_the_2012_file() -> None:
     torch.manual_seed(0)
     expected = {"conv1": 0.0001, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
     for name, layer in weight_layers(create_model("cifar10_11", 10)):
@@ -194,8 +195,8 @@ def tables_of_differences(text: str) -> list[dict[str, dict[str, str]]]:
         names = [cell.strip("`") for cell in lines[0][1:-1]]
         tables.append(
             {
-                name: {line[0]: line[place] for line in lines[2:]}
-                for place, name in enumerate(names, start=1)
+                name: {line[0]: line[column] for line in lines[2:]}
+                for column, name in enumerate(names, start=1)
             }
         )
     return tables
@@ -231,12 +232,12 @@ def test_the_table_of_changes_has_all_of_them_with_the_live_totals() -> None:
     }
     known = {f"{part}={kind}" for part, kinds in ABLATIONS.items() for kind in kinds}
     assert set(changes) | {"activation=relu", "norm=lrn", "overlap=yes"} == known
-    plain = summarize("alexnet")
+    reference = summarize("alexnet")
     for change, total in changes.items():
         live = summarize("alexnet", ablate=dict([change.split("=")]))
         expected = ""
-        if live.parameters != plain.parameters:
+        if live.parameters != reference.parameters:
             expected = f"{live.parameters:,} parameters"
-        elif live.macs != plain.macs:
+        elif live.macs != reference.macs:
             expected = f"{live.macs:,} multiply-adds"
         assert total.strip() == expected

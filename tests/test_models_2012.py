@@ -1,6 +1,6 @@
-"""The networks of 2012 against a plain float64 version, written from the formulas with loops.
+"""The networks of 2012 against a reference in float64, written from the formulas with loops.
 
-The plain version uses nothing of PyTorch. Its functions take and return the maps of one image,
+The reference uses nothing of PyTorch. Its functions take and return the maps of one image,
 (maps, height, width), or units.
 """
 
@@ -17,7 +17,8 @@ from network_makers import empty, pictures, relative_error, shrunk, taps_of
 from numpy.typing import NDArray
 from torch import nn
 
-from alexnet.networks.layers import LocalResponseNorm, PaperDropout
+from alexnet.networks.layers import LocalResponseNorm
+from alexnet.networks.layers_2012 import PaperDropout
 from alexnet.networks.registry import create_model
 
 Array = NDArray[np.float64]
@@ -26,9 +27,9 @@ Array = NDArray[np.float64]
 def convolve(
     x: Array, weight: Array, bias: Array, *, stride: int, padding: int, groups: int
 ) -> Array:
-    """Convolve square maps; 1 + ceil((2 * padding + size - kernel) / stride) places on each axis.
+    """Convolve square maps; 1 + ceil((2 * padding + size - kernel) / stride) positions per axis.
 
-    Where the last place reaches past the padding, there are zeros, too.
+    Where the last position reaches past the padding, there are zeros, too.
     """
     size, kernel = x.shape[1], weight.shape[2]
     side = 1 + math.ceil((2 * padding + size - kernel) / stride)
@@ -75,7 +76,7 @@ def normalize_within(a: Array) -> Array:
 
 
 def pool(x: Array) -> Array:
-    """Take the largest of 3 x 3 at every second pixel; ceil((size - 3) / 2) + 1 places."""
+    """Take the largest of 3 x 3 at every second pixel; ceil((size - 3) / 2) + 1 positions."""
     side = math.ceil((x.shape[1] - 3) / 2) + 1
     out = np.empty((len(x), side, side))
     for row in range(side):
@@ -217,16 +218,14 @@ def test_the_comparison_notices_what_is_not_as_in_2012(
     assert relative_error(ours, expected) > least
 
 
-def test_every_tap_equals_the_plain_version(
-    model: nn.Sequential, weights: dict[str, Array]
-) -> None:
+def test_every_tap_equals_the_reference(model: nn.Sequential, weights: dict[str, Array]) -> None:
     images = pictures(5, 224)
     five = taps_of(model, images.float())
     one = taps_of(model, images[4:].float())
-    for place in (0, 4):
-        for name, tap in taps_of_2012(weights, images[place].numpy()).items():
-            assert relative_error(five[name][place], tap) < 1e-5, name
-            assert place == 0 or relative_error(one[name][0], tap) < 1e-5, name
+    for index in (0, 4):
+        for name, tap in taps_of_2012(weights, images[index].numpy()).items():
+            assert relative_error(five[name][index], tap) < 1e-5, name
+            assert index == 0 or relative_error(one[name][0], tap) < 1e-5, name
 
 
 def test_the_net_of_one_gpu_is_a_tower_of_the_other(model: nn.Sequential) -> None:
@@ -271,7 +270,7 @@ def test_dropout_halves_at_test_time_and_not_in_training(name: str) -> None:
         assert set(layer.eval()(torch.ones(99)).tolist()) == {0.5}
 
 
-def test_start_weights_are_those_of_the_file(model: nn.Sequential) -> None:
+def test_initial_weights_are_those_of_the_file(model: nn.Sequential) -> None:
     """0.03 in conv3, conv4 and conv5 (layers-145.cfg), where the paper has 0.01."""
     stds = {f"conv{number}": 0.03 for number in (3, 4, 5)} | {f"fc{n}": 0.01 for n in (6, 7, 8)}
     for name, std in stds.items():

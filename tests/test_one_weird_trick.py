@@ -12,7 +12,7 @@ from torch import nn
 
 from alexnet.networks.registry import create_model
 
-# The places of torchvision's layers in its two parts, beside the names of our rows.
+# The indices of torchvision's layers in its two parts, with the names of our rows.
 FEATURES = (
     *("conv1", "relu1", "pool1", "conv2", "relu2", "pool2"),
     *("conv3", "relu3", "conv4", "relu4", "conv5", "relu5", "pool5"),
@@ -37,8 +37,8 @@ def ours(theirs: nn.Module) -> nn.Sequential:
 
 
 def our_name(name: str) -> str:
-    part, place, parameter = name.split(".")
-    return f"{(FEATURES if part == 'features' else CLASSIFIER)[int(place)]}.{parameter}"
+    part, index, parameter = name.split(".")
+    return f"{(FEATURES if part == 'features' else CLASSIFIER)[int(index)]}.{parameter}"
 
 
 def their_taps(model: nn.Module, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -71,7 +71,7 @@ def test_every_tap_is_torchvisions(theirs: nn.Module, ours: nn.Sequential, batch
 
 
 def test_layers_are_made_as_torchvisions(theirs: nn.Module, ours: nn.Sequential) -> None:
-    """Sizes that this input cannot tell apart count, too: rounding of pools, dropout."""
+    """This covers sizes that the input does not distinguish: rounding of pools, dropout."""
     parts = [*theirs.get_submodule("features"), *theirs.get_submodule("classifier")]  # type: ignore[misc]
     rows = dict(zip((*FEATURES, *CLASSIFIER), parts, strict=True))
     for name, layer in ours.named_children():

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.config import Settings
+from alexnet.networks.initialization import he_initialize
 from alexnet.networks.registry import create_model, weight_layers
 from alexnet.optim import (
-    LARS,
     PaperSGD,
-    he_initialize,
     learning_rate,
     make_optimizer,
     plateau_drops,
     set_learning_rates,
 )
+from alexnet.train.lars import LARS, make_lars
 
 
 def walk(optimizer: torch.optim.Optimizer, w: nn.Parameter, rates: list[float]) -> list[float]:
@@ -150,7 +150,7 @@ def test_lars_on_the_halves_of_a_layer_is_lars_on_the_whole() -> None:
         parts = [nn.Parameter(whole[rows].clone()), nn.Parameter(other.clone())]
         parts[0].grad, parts[1].grad = gradient[rows], other.cos()
         groups: list[dict[str, object]] = [{"params": [part]} for part in parts]
-        LARS(groups, lr=10.0, weight_decay=0.01, total=total).step()
+        LARS(groups, lr=10.0, weight_decay=0.01, sum_squares=total).step()
         return [part.detach() for part in parts]
 
     def total(squares: Tensor) -> Tensor:
@@ -169,9 +169,11 @@ def test_lars_on_the_halves_of_a_layer_is_lars_on_the_whole() -> None:
 def test_lars_settings_reach_the_optimizer() -> None:
     settings = Settings(optimizer="lars", trust_coefficient=0.02, momentum=0.8, bias_decay=False)
     total = torch.clone
-    made = make_optimizer(create_model("cifar10_11", 10), settings, total)
-    assert isinstance(made, LARS)
-    assert (made.trust_coefficient, made.total) == (0.02, total)
+    model = create_model("cifar10_11", 10)
+    with pytest.raises(ValueError, match="make_lars"):
+        make_optimizer(model, settings)
+    made = make_lars(model, settings, total)
+    assert (made.trust_coefficient, made.sum_squares) == (0.02, total)
     assert {group["part"]: group["weight_decay"] for group in made.param_groups} == {
         "weight": 0.0005,
         "bias": 0.0,
@@ -184,7 +186,8 @@ def test_each_optimizer_learns(name: str) -> None:
     model = nn.Sequential()
     model.add_module("fc", nn.Linear(5, 3))
     settings = Settings(optimizer=name, lr=0.05, trust_coefficient=0.5)  # type: ignore[arg-type]
-    optimizer = make_optimizer(model, settings)
+    make = make_lars if name == "lars" else make_optimizer
+    optimizer = make(model, settings)
     x, y = torch.randn(30, 5), torch.randint(3, (30,))
     losses = []
     for _ in range(60):

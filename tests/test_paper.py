@@ -62,7 +62,7 @@ def test_p2_short_side_is_scaled_to_256_and_the_centre_cut_out() -> None:
     """P 2: "rescaled the image such that the shorter side was of length 256, and then cropped out
     the central 256x256 patch"."""
     picture = np.zeros((512, 1024, 3), np.uint8)
-    picture[:, 256:768] = (10, 200, 90)  # the centre, as wide as the short side
+    picture[:, 256:768] = (10, 200, 90)  # the centre, as wide as the shorter side
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     square = images.load_square(buffer.getvalue(), 256)
@@ -275,21 +275,21 @@ def position_images(count: int) -> Tensor:
 
 def test_p4_1_random_crops_and_reflections(preprocessing: transforms.Preprocessing) -> None:
     """P 4.1: "random 224x224 patches (and their horizontal reflections)". The paper counts 32 x 32
-    x 2 = 2048; all windows are 33 x 33 x 2 = 2178, as in the 2012 code (convdata_jpeg.py:239)."""
+    x 2 = 2048; all positions are 33 x 33 x 2 = 2178, as in the 2012 code (convdata_jpeg.py:239)."""
     settings = Settings(lighting=0.0)
-    assert settings.min_crop_scale == 0  # windows are cut out, never scaled
+    assert settings.min_crop_scale == 0  # crops are cut out, never scaled
     seen = set()
     for epoch in range(1, 9):
-        draws = transforms.sample_augment(settings, preprocessing, epoch, np.arange(50))
-        crops = transforms.augment(position_images(50), draws, preprocessing, settings)
+        params = transforms.sample_augment(settings, preprocessing, epoch, np.arange(50))
+        crops = transforms.augment(position_images(50), params, preprocessing, settings)
         assert crops.shape == (50, 3, 224, 224)
         rows, columns = crops[:, 0], crops[:, 1]
         assert torch.equal(rows[:, 1:] - rows[:, :-1], torch.ones(50, 223, 224))
         steps = columns[:, :, 1:] - columns[:, :, :-1]
         assert torch.equal(steps.abs(), torch.ones(50, 224, 223))
         flips = steps[:, 0, 0] < 0
-        places = torch.stack([rows[:, 0, 0], columns.amin((1, 2)), flips], dim=1)
-        seen |= {(int(top), int(left), bool(flip)) for top, left, flip in places.tolist()}
+        corners = torch.stack([rows[:, 0, 0], columns.amin((1, 2)), flips], dim=1)
+        seen |= {(int(top), int(left), bool(flip)) for top, left, flip in corners.tolist()}
     assert {top for top, _, _ in seen} == {left for _, left, _ in seen} == set(range(33))
     assert 0.45 < sum(flip for _, _, flip in seen) / len(seen) < 0.55
     assert 33 * 33 * 2 == 2178
@@ -300,7 +300,7 @@ def test_p4_1_ten_views(preprocessing: transforms.Preprocessing) -> None:
     horizontal reflections"."""
     ten = transforms.views(256, 224, 10)
     corners = {(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)}
-    assert set(ten) == {(*place, flip) for place, flip in itertools.product(corners, (True, False))}
+    assert set(ten) == {(*xy, flip) for xy, flip in itertools.product(corners, (True, False))}
     assert len(ten) == 10
     for view in ten:
         crop = transforms.take_view(position_images(1), view, preprocessing)
@@ -339,8 +339,8 @@ def test_p4_1_colour_jitter_is_one_shift_for_a_whole_image_and_use(
     grey = torch.full((2, 256, 256, 3), 100, dtype=torch.uint8)
     colors = []
     for epoch in (1, 2):
-        draws = transforms.sample_augment(settings, preprocessing, epoch, np.arange(2))
-        crops = transforms.augment(grey, draws, preprocessing, settings)
+        params = transforms.sample_augment(settings, preprocessing, epoch, np.arange(2))
+        crops = transforms.augment(grey, params, preprocessing, settings)
         assert torch.equal(crops, crops[:, :, :1, :1].expand_as(crops))
         colors.append(crops[:, :, 0, 0])
     stacked = torch.cat(colors)

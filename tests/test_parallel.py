@@ -22,15 +22,15 @@ from parallel_makers import (
     train_as_rank,
 )
 
-from alexnet.config import override
 from alexnet.errors import UsageError
 from alexnet.evaluate import evaluate_run, evaluate_split
 from alexnet.networks.registry import create_model
 from alexnet.parallel.comm_stats import CommStats
-from alexnet.parallel.exchange import Batch, Link, part_of, parts
+from alexnet.parallel.exchange import Batch, RankGroup, part_of, parts
 from alexnet.parallel.sharding import shard_images, shard_towers, shard_units, tower_order
 from alexnet.prepare import prepare_dataset
-from alexnet.storage import checkpoint
+from alexnet.settings_text import override
+from alexnet.storage import checkpoint_store
 from alexnet.storage.run import Run
 
 
@@ -79,6 +79,7 @@ def test_the_difference_in_single_precision_is_that_of_rounding(pool: Pool) -> N
 
 
 @pytest.mark.parametrize(("mode", "ranks"), [("towers", 2), ("hybrid", 2), ("data", 2)])
+@pytest.mark.slow
 def test_fifty_steps_stay_together(pool: Pool, mode: str, ranks: int) -> None:
     compare(pool, mode, ranks, Case("alexnet_small", images=4, steps=50), 1e-9)
 
@@ -154,7 +155,7 @@ def test_data_parallel_ranks_send_gradients_and_hybrid_ones_the_batch(pool: Pool
 
 
 def cut(mode: str, ranks: int, network: str) -> list[str]:
-    link = Link(None, 0, ranks, CommStats(timed=False))
+    link = RankGroup(None, 0, ranks, CommStats(timed=False))
     model = empty(network)
     function = shard_towers if mode == "towers" else shard_units
     return list(dict(function(model, Batch(), link, link).model.named_children()))
@@ -176,7 +177,7 @@ def test_networks_that_do_not_fit_are_refused(
 
 
 def test_batch_normalisation_is_refused_where_the_batch_is_divided() -> None:
-    link = Link(None, 0, 2, CommStats(timed=False))
+    link = RankGroup(None, 0, 2, CommStats(timed=False))
     model = create_model("alexnet_small", 3, ablate={"norm": "batch"})
     with pytest.raises(UsageError, match="batch normalisation looks at the whole batch"):
         shard_images(model, Batch(), link)
@@ -196,8 +197,8 @@ def test_the_table_of_a_tower_shows_where_it_talks() -> None:
 
 def test_kernels_are_ordered_by_tower() -> None:
     assert tower_order(empty("alexnet")) == [list(range(48)), list(range(48, 96))]
-    link = Link(None, 1, 2, CommStats(timed=False))
-    alone = Link(None, 0, 1, CommStats(timed=False))
+    link = RankGroup(None, 1, 2, CommStats(timed=False))
+    alone = RankGroup(None, 0, 1, CommStats(timed=False))
     whole = create_model("alexnet_small", 3)
     own = shard_towers(whole, Batch(), alone, link).model.get_parameter("conv1.weight")
     assert torch.equal(own, whole.get_parameter("conv1.weight")[tower_order(whole)[1]])
@@ -248,7 +249,7 @@ def rows_of(run: Path) -> list[dict[str, object]]:
 
 def agree(one: Path, other: Path) -> None:
     """Compare weights, velocities, positions and the epochs' figures of two runs in float64."""
-    first, second = (checkpoint.load(run, "last") for run in (one, other))
+    first, second = (checkpoint_store.load(run, "last") for run in (one, other))
     for key, value in vars(first.position).items():
         if "seconds" not in key and "loss" not in key:
             assert getattr(second.position, key) == value
@@ -261,6 +262,7 @@ def agree(one: Path, other: Path) -> None:
 
 @pytest.mark.fault(37)
 @pytest.mark.fault(19)
+@pytest.mark.slow
 def test_one_run_goes_through_all_modes(
     pool: Pool, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -272,10 +274,11 @@ def test_one_run_goes_through_all_modes(
     assert pool.run(2, train_as_rank, "hybrid", data, run, settings[3]) == ["done"] * 2
     agree(undisturbed, run)
     with double_precision():
-        result = evaluate_run(run, data, which="last", device="cpu")
+        result = evaluate_run(run, data, checkpoint="last", device="cpu")
     assert rows_of(run)[-1]["val_loss"] == pytest.approx(result.loss, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_comparison_of_runs_notices_another_seed(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -284,6 +287,7 @@ def test_the_comparison_of_runs_notices_another_seed(
         agree(undisturbed, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(
     pool: Pool, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -292,13 +296,14 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(
     assert {end.partition(";")[0] for end in ends} == {
         "130: stopped by SIGINT after step 7 and saved"
     }
-    assert checkpoint.load(run, "last").position.step == 7
+    assert checkpoint_store.load(run, "last").position.step == 7
     assert pool.run(2, train_as_rank, "data", data, run, SMALL) == ["done"] * 2
     agree(undisturbed, run)
 
 
 @pytest.mark.parametrize("optimizer", ["lars"])
 @pytest.mark.fault(37)
+@pytest.mark.slow
 def test_update_rules_see_whole_layers(
     pool: Pool, data: Path, tmp_path: Path, optimizer: str
 ) -> None:
@@ -337,7 +342,7 @@ def test_every_image_counts_once(
 ) -> None:
     run = Run.open(undisturbed)
     with double_precision():
-        model = run.load_model(which="last")
+        model = run.load_model(checkpoint="last")
         expected = evaluate_split([(model, run.preprocessing)], first_of(data, images), run.classes)
     results = pool.run(ranks, evaluate_as_rank, mode, undisturbed, data, images)
     for result in results:

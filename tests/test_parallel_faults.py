@@ -1,4 +1,4 @@
-"""DistributedProcesses that fail, die or hang: the others stop, all start again, and the result is the same."""
+"""Ranks that fail, die or hang: the others stop, all start again, and the result is the same."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ import parallel_makers
 import pytest
 import torch
 from conftest import TINY, Stripes
-from parallel_makers import meeting, pool_of, rank_as_started, start, team_is_gone
+from parallel_makers import meeting, pool_of, processes_are_gone, rank_as_started, start
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
@@ -24,7 +24,7 @@ from alexnet.errors import DataError, Interrupted, UsageError, WorkerError
 from alexnet.parallel import TrainingSpec, launch, launching
 from alexnet.parallel import process_group as joining
 from alexnet.prepare import prepare_dataset
-from alexnet.storage import checkpoint
+from alexnet.storage import checkpoint_store
 from alexnet.train import train_model
 
 SETTINGS = dataclasses.replace(TINY, model="alexnet_small", checkpoint_steps=2, optimizer="paper")
@@ -48,7 +48,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def same(one: Path, other: Path) -> bool:
     """Compare the last checkpoints bit for bit."""
-    first, second = (checkpoint.load(run, "last").tensors for run in (one, other))
+    first, second = (checkpoint_store.load(run, "last").tensors for run in (one, other))
     assert first.keys() == second.keys()
     return all(torch.equal(first[name], second[name]) for name in first)
 
@@ -56,6 +56,7 @@ def same(one: Path, other: Path) -> bool:
 @pytest.mark.fault(23)
 @pytest.mark.parametrize("way", ["raises", "dies"])
 @pytest.mark.fault(24)
+@pytest.mark.slow
 def test_training_goes_on_to_the_same_result(
     data: Path, undisturbed: Path, tmp_path: Path, way: str
 ) -> None:
@@ -67,6 +68,7 @@ def test_training_goes_on_to_the_same_result(
 
 
 @pytest.mark.fault(25)
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_given_up(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     fail = parallel_makers.rank_that_hangs
@@ -79,12 +81,13 @@ def test_a_rank_that_hangs_is_given_up(data: Path, undisturbed: Path, tmp_path: 
         for process, _ in ranks:  # torchrun does so when a rank does not end by itself
             process.kill()
     assert told.startswith("7: rank 0 lost another rank, or waited 2 s for it: ")
-    assert checkpoint.load(run, "last").position.step == 6
+    assert checkpoint_store.load(run, "last").position.step == 6
     again = dataclasses.replace(call, resume=True, accelerate=None, timeout=60)
     assert launch(again, 2).result().steps == 10
     assert same(undisturbed, run)
 
 
+@pytest.mark.slow
 def test_the_comparison_notices_another_result(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +178,7 @@ def test_one_device_is_offered_the_grouped_network(monkeypatch: pytest.MonkeyPat
     assert launching.default_processes("data", "auto") == 4
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_launcher_stops_all(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
 
@@ -192,7 +196,7 @@ def test_a_signal_to_the_launcher_stops_all(data: Path, undisturbed: Path, tmp_p
     thread.join()
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before
-    assert checkpoint.load(run, "last").position.step >= 1
+    assert checkpoint_store.load(run, "last").position.step >= 1
 
 
 @pytest.mark.parametrize("mode", ["towers", "data"])
@@ -201,9 +205,10 @@ def test_the_groups_end_before_python_does(data: Path, tmp_path: Path, mode: str
     settings = dataclasses.replace(SETTINGS, epochs=1)
     call = TrainingSpec(mode, data, tmp_path / "run", settings, device="cpu")
     with pool_of(2) as pool:
-        assert pool.run(2, team_is_gone, call) == [True, True]
+        assert pool.run(2, processes_are_gone, call) == [True, True]
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it_too(data: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*torchrun, "--nproc-per-node", "2", "-m", "alexnet", "train"]

@@ -104,11 +104,11 @@ def test_uneven_parts_count_by_the_largest() -> None:
 
 
 def test_sizes_of_activations_and_gradients_are_their_own() -> None:
-    plain = sent(ALEXNET, "hybrid", 4, 512)
+    reference = sent(ALEXNET, "hybrid", 4, 512)
     small = sent(ALEXNET, "hybrid", 4, 512, (2, 4))
     tiny = sent(ALEXNET, "hybrid", 4, 512, (2, 2))
-    assert (small["fc6"], small["conv2"]) == (plain["fc6"] // 2, plain["conv2"])
-    assert [2 * size for size in tiny.values()] == list(plain.values())
+    assert (small["fc6"], small["conv2"]) == (reference["fc6"] // 2, reference["conv2"])
+    assert [2 * size for size in tiny.values()] == list(reference.values())
 
 
 # Times.
@@ -162,8 +162,8 @@ def test_on_a_fast_link_only_the_last_gradient_is_waited_for() -> None:
 
 
 def test_without_overlap_nothing_is_hidden() -> None:
-    plain = Machine(1e-12, 1e12, 1e10, 0.0, overlap=False)
-    for plan in by_mode(ALEXNET, 4, 512, plain).values():
+    reference = Machine(1e-12, 1e12, 1e10, 0.0, overlap=False)
+    for plan in by_mode(ALEXNET, 4, 512, reference).values():
         assert plan.hidden == pytest.approx(0, abs=1e-12)
 
 
@@ -337,7 +337,7 @@ def test_wrong_words_are_named(
 def test_modes_that_a_network_does_not_allow() -> None:
     assert [plan.mode for plan in plan_modes(ALEXNET, 1, 8, PLAIN)] == ["one"]
     assert [plan.mode for plan in plan_modes(ALEXNET, 3, 8, PLAIN)] == ["one", "data", "hybrid"]
-    assert obstacle(ALEXNET, "towers", 3) == "towers come in pairs"
+    assert obstacle(ALEXNET, "towers", 3) == "towers need an even number of devices"
     assert obstacle(ONE_WEIRD_TRICK, "towers", 2) == "one_weird_trick does not have two towers"
     assert obstacle(ONE_WEIRD_TRICK, "hybrid", 3) is None
 

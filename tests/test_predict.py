@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from alexnet.errors import CheckpointError, DataError, UsageError
-from alexnet.predict import Prediction, best_classes, find_files, predict_images
+from alexnet.images.files import find_files
+from alexnet.predict import Prediction, best_classes, predict_images
 from alexnet.storage.run import Run
 
 

@@ -1,4 +1,4 @@
-"""JSON and arrays from strangers: the same as Python and numpy read, and one error for the rest."""
+"""Untrusted JSON and arrays: read as Python and numpy read them, or refused with one error."""
 
 import io
 import json

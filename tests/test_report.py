@@ -1,4 +1,4 @@
-"""The demo from end to end, and its page: complete, self-contained, safe, true to the numbers."""
+"""The demo from end to end, and its page: complete, self-contained, safe, correct figures."""
 
 import base64
 import io
@@ -69,7 +69,7 @@ class Page(HTMLParser):
 
     def of(self, tag: str) -> list[str]:
         """The texts directly inside elements of this kind."""
-        return [text for place, text in self.texts if place == tag]
+        return [text for element, text in self.texts if element == tag]
 
 
 # The demo.
@@ -110,7 +110,7 @@ def test_other_data_are_not_overwritten(demo: stages.DemoReport) -> None:
         alexnet.run_demo(demo.out, drawings=Drawings(seed=1, counts=COUNTS))
 
 
-def test_a_run_with_another_seed_is_not_gone_on_with(demo: stages.DemoReport) -> None:
+def test_a_run_with_another_seed_is_not_continued(demo: stages.DemoReport) -> None:
     with pytest.raises(UsageError, match="run is a training with other settings; remove it"):
         alexnet.run_demo(demo.out, seed=1, drawings=Drawings(counts=COUNTS))
 
@@ -122,11 +122,11 @@ def test_the_page_is_well_formed_and_has_all_sections(page: str) -> None:
     parsed = Page(page)
     assert parsed.of("h1") == ["A small AlexNet, trained on drawings"]
     assert parsed.of("h2") == [
-        "How it learned",
-        "What it says about 20 test images",
-        "What it takes for what",
-        "What its first layer looks for",
-        "How to make this again",
+        "Training",
+        "Predictions for 20 test images",
+        "Confusion matrix",
+        "Filters of the first layer",
+        "Reproduce this run",
     ]
     assert ("html", {"lang": "en"}) in parsed.seen
     assert len(parsed.of("title")) == 3  # the page's and one for each chart
@@ -202,12 +202,12 @@ def test_a_run_without_validation_has_its_training_loss_only(demo: stages.DemoRe
     (chart,) = report.learning_curves(rows)
     assert [curve.name for curve in chart.curves] == ["training"]
     run = Run.open(demo.run)
-    (run.path / "metrics.jsonl").rename(run.path / "aside")
+    (run.path / "metrics.jsonl").rename(run.path / "temporary")
     try:
         parsed = Page(report.render_report(run, demo.evaluations, [], STORY))
     finally:
-        (run.path / "aside").rename(run.path / "metrics.jsonl")
-    assert "How it learned" not in parsed.of("h2")
+        (run.path / "temporary").rename(run.path / "metrics.jsonl")
+    assert "Training" not in parsed.of("h2")
 
 
 def test_a_page_that_cannot_be_written_is_a_clear_error(
@@ -254,16 +254,16 @@ def test_steps_of_an_axis_are_round(span: float, most: int, step: float) -> None
 def test_a_curve_lies_where_its_values_are() -> None:
     chart = charts.line_chart("T", "u", [1, 2, 3], {"a": [4.0, None, 0.0]}, str)
     (curve,) = chart.curves
-    assert curve.places == [(charts.LEFT, pytest.approx(charts.TOP)), (charts.RIGHT, charts.BOTTOM)]
+    assert curve.points == [(charts.LEFT, pytest.approx(charts.TOP)), (charts.RIGHT, charts.BOTTOM)]
     assert curve.path == f"{charts.LEFT}.0,{charts.TOP}.0 {charts.RIGHT}.0,{charts.BOTTOM}.0"
     assert [tick.text for tick in chart.y_ticks] == ["0.0", "1.0", "2.0", "3.0", "4.0"]
     assert [tick.text for tick in chart.x_ticks] == ["1", "2", "3"]
     assert chart.description == "T, by epoch: a ends at 0.0."
 
 
-def test_one_epoch_stands_in_the_middle() -> None:
+def test_one_epoch_is_in_the_middle() -> None:
     chart = charts.line_chart("T", "u", [1], {"a": [2.0]}, str)
-    assert chart.curves[0].places == [((charts.LEFT + charts.RIGHT) / 2, charts.TOP)]
+    assert chart.curves[0].points == [((charts.LEFT + charts.RIGHT) / 2, charts.TOP)]
 
 
 def test_many_epochs_have_few_ticks() -> None:
@@ -283,11 +283,12 @@ def test_filters_are_grey_where_they_are_zero() -> None:
     assert (sheet[3:, 3:, 3] == 0).all()  # nothing after the last
 
 
-def test_the_filters_shown_are_the_networks(demo: stages.DemoReport) -> None:
+def test_the_filters_shown_are_those_of_the_network(demo: stages.DemoReport, page: str) -> None:
     weights = Run.open(demo.run).load_model().get_parameter("conv1.weight").detach()
-    count, address = report.filter_count_and_picture(weights)
-    shown = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
-    assert count == len(weights)
+    parsed = Page(page)
+    (image,) = [attributes for _, attributes in parsed.seen if attributes.get("class") == "filters"]
+    shown = Image.open(io.BytesIO(base64.b64decode(f"{image['src']}".partition(",")[2])))
+    assert any(text.startswith(f"The {len(weights)} filters") for text in parsed.of("p"))
     assert_array_equal(np.asarray(shown), report.filter_sheet(weights.numpy()))
 
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from alexnet.dataset import Dataset
 from alexnet.errors import CheckpointError, StorageError, UsageError
-from alexnet.storage import checkpoint
+from alexnet.storage import checkpoint_format, checkpoint_store
+from alexnet.storage.locks import run_lock
 from alexnet.storage.run import Run
 
 
@@ -57,11 +58,8 @@ def test_a_damaged_run_is_refused_in_one_line(copy: Path, harm: object, says: st
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_from_before_resize_scaled_the_short_side(copy: Path) -> None:
+def test_an_unknown_resize_is_refused(copy: Path) -> None:
     info = json.loads((copy / "run.json").read_text())
-    assert info["preprocessing"].pop("resize") == "short"
-    change(copy, preprocessing=info["preprocessing"])
-    assert Run.open(copy).preprocessing.resize == "short"
     change(copy, preprocessing=info["preprocessing"] | {"resize": "stretch"})
     with pytest.raises(CheckpointError, match="resize is 'stretch', not short or warp"):
         Run.open(copy)
@@ -96,7 +94,7 @@ def test_a_place_that_cannot_be_written_is_named(tiny_data: Path, tmp_path: Path
         Run.create(tmp_path / "file" / "run", Dataset(tiny_data), TINY, 24, {})
     with (
         pytest.raises(StorageError, match="cannot write the run directory"),
-        checkpoint.lock(tmp_path / "file" / "run"),
+        run_lock(tmp_path / "file" / "run"),
     ):
         pass
 
@@ -106,17 +104,17 @@ def test_loading_draws_no_weights_and_reads_none_of_the_optimiser(
 ) -> None:
     """What would be thrown away at once took half of the time until an answer."""
     read: list[str] = []
-    original = checkpoint.load_weights
+    original = checkpoint_format.load_weights
 
-    def looking(model: nn.Module, saved: checkpoint.Saved) -> None:
+    def looking(model: nn.Module, saved: checkpoint_format.Saved) -> None:
         read.extend(saved.tensors)
         original(model, saved)
 
-    monkeypatch.setattr(checkpoint, "load_weights", looking)
+    monkeypatch.setattr("alexnet.storage.run.load_weights", looking)
     before = torch.get_rng_state()
     model = Run.open(tiny_run).load_model()
     assert torch.equal(torch.get_rng_state(), before)
     assert set(read) == {f"model.{name}" for name in model.state_dict()}
     assert all(parameter.requires_grad for parameter in model.parameters())
-    whole = checkpoint.load(tiny_run, "best").tensors
+    whole = checkpoint_store.load(tiny_run, "best").tensors
     assert all(torch.equal(t, whole[f"model.{name}"]) for name, t in model.state_dict().items())

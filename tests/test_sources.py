@@ -1,4 +1,4 @@
-"""What prepare can read: folders, tars, ImageNet's archives, CIFAR-10's; and what it refuses."""
+"""The sources of prepare: folders, tars, ImageNet's and CIFAR-10's archives; what is refused."""
 
 import gzip
 import io
@@ -33,9 +33,10 @@ from scipy.io import loadmat
 
 from alexnet.errors import DataError, UsageError
 from alexnet.images.decode import ImageError
-from alexnet.prepare.sources import Item, ItemTable, Listing, Source, open_source
 from alexnet.prepare.sources import base as sources_base
+from alexnet.prepare.sources import open_source
 from alexnet.prepare.sources import tar as sources_tar
+from alexnet.prepare.sources.base import Item, ItemTable, Listing, Source
 from alexnet.prepare.sources.folder import FolderSource
 from alexnet.prepare.sources.imagenet import ImageNetSource
 from alexnet.prepare.sources.labels import ValLabels, read_devkit
@@ -50,7 +51,7 @@ def listing(path: Path, **options: Path) -> Listing:
     return opened(path, **options).listing(Recorder())
 
 
-def places(found: Listing) -> dict[str, tuple[str, str]]:
+def splits_and_labels(found: Listing) -> dict[str, tuple[str, str]]:
     return {item.name: (item.split, item.label) for item in found.items}
 
 
@@ -117,7 +118,7 @@ def test_class_and_split_come_from_the_folders(tmp_path: Path, make: Make, name:
     files = {path: photo(number) for number, path in enumerate(expected)}
     source = opened(make(tmp_path, files))
     found = source.listing(Recorder())
-    assert places(found) == expected
+    assert splits_and_labels(found) == expected
     assert found.ignored == 0
     assert {item.name: source.read(item) for item in found.items} == files
 
@@ -145,7 +146,7 @@ def test_archives_named_by_split_are_read_together(tmp_path: Path) -> None:
     (folder / "README.md").write_text("about")
     source = opened(folder)
     found = source.listing(Recorder())
-    assert places(found) == {
+    assert splits_and_labels(found) == {
         "train/cat/0.jpg": ("train", "cat"),
         "train/cat/1.jpg": ("train", "cat"),
         "train/dog/0.jpg": ("train", "dog"),
@@ -169,7 +170,7 @@ WRONG_LEVEL = {
     "flat train": ({"train/1.jpg": b"", "test/1.jpg": b""}, "/test holds 1 files but no class"),
     "flat test": (
         {"train/cat/1": b"", "train/dog/1": b"", "test/1.jpg": b""},
-        "/test holds 1 files but no class folders; .*take that folder away",
+        "/test holds 1 files but no class folders; .*remove that folder",
     ),
     "flat val": (
         {"train/cat/1": b"", "train/dog/1": b"", "val/1.jpg": b""},
@@ -240,17 +241,17 @@ def test_what_is_no_image_is_ignored_and_counted(tmp_path: Path, make: Make) -> 
     ]
     source = make(tmp_path, files | dict.fromkeys(extra, b"x"))
     found = listing(source)
-    assert set(places(found)) == set(files)
+    assert set(splits_and_labels(found)) == set(files)
     assert found.ignored == len(extra)
     assert len(found.notes) == 1
-    assert "3 outside the class folders passed over" in found.notes[0]
+    assert "skipped 3 files outside the class folders" in found.notes[0]
 
 
 @pytest.mark.fault(44)
 def test_files_in_class_folders_are_judged_by_content_not_name(tmp_path: Path) -> None:
     names = ["cat/1.tiff", "cat/2", "cat/3.JPEG", "dog/4.heic"]
     found = listing(as_folder(tmp_path, dict.fromkeys(names, photo(0))))
-    assert set(places(found)) == set(names)
+    assert set(splits_and_labels(found)) == set(names)
 
 
 # Odd things in folders.
@@ -337,7 +338,7 @@ def test_paths_that_do_not_exist_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="kit: no such file"):
         opened(folder, devkit=tmp_path / "kit")
     path = as_tar(tmp_path, tree({"cat": 1, "dog": 1}))
-    with pytest.raises(UsageError, match="no ImageNet"):
+    with pytest.raises(UsageError, match="is not ImageNet"):
         opened(path, val_labels=folder / "cat/0.jpg")
 
 
@@ -353,8 +354,8 @@ def test_members_are_read_where_tarfile_finds_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(40)
-@pytest.mark.parametrize("wanted", ["header", "body", "last body", "end"])
-def test_cut_tars_are_refused_with_the_place(tmp_path: Path, wanted: str) -> None:
+@pytest.mark.parametrize("point", ["header", "body", "last body", "end"])
+def test_cut_tars_are_refused_with_the_place(tmp_path: Path, point: str) -> None:
     path = as_tar(tmp_path, tree({"cat": 3, "dog": 3}))
     with tarfile.open(path) as archive:
         infos = archive.getmembers()
@@ -363,7 +364,7 @@ def test_cut_tars_are_refused_with_the_place(tmp_path: Path, wanted: str) -> Non
         "body": infos[3].offset_data + 100,
         "last body": infos[-1].offset_data + 10,
         "end": infos[-1].offset_data + 512 * (1 + (infos[-1].size - 1) // 512),
-    }[wanted]
+    }[point]
     with path.open("r+b") as file:
         file.truncate(cut)
     with pytest.raises(DataError, match=r"source\.tar: (cut off|damaged).* byte [0-9,]+"):
@@ -445,7 +446,7 @@ def test_a_tar_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None
 
 @pytest.mark.fault(42)
 def test_a_tar_of_many_members_needs_little_memory(tmp_path: Path) -> None:
-    """tarfile would keep an object of more than a kilobyte for each member."""
+    """tarfile itself would store an object of more than a kilobyte for each member."""
     tracemalloc = pytest.importorskip("tracemalloc")
     count = 1000
     header = tarfile.TarInfo("a/0000.jpg")
@@ -468,7 +469,7 @@ def test_folders_in_tars_count_as_folders(tmp_path: Path) -> None:
     folders = ["./", "./train", "./train/cat", "./train/dog"]
     files = tree({"./train/cat": 1, "./train/dog": 1})
     found = listing(write_folders(tmp_path / "a.tar", folders, files))
-    assert set(places(found)) == {"train/cat/0.jpg", "train/dog/0.jpg"}
+    assert set(splits_and_labels(found)) == {"train/cat/0.jpg", "train/dog/0.jpg"}
     with pytest.raises(DataError, match="class folders without images: emu"):
         listing(write_folders(tmp_path / "b.tar", [*folders, "./train/emu"], files))
 
@@ -476,7 +477,7 @@ def test_folders_in_tars_count_as_folders(tmp_path: Path) -> None:
 # The table of items.
 
 
-def test_the_table_gives_back_what_it_was_given() -> None:
+def test_the_table_returns_its_items() -> None:
     items = [Item("train", f"c{i % 3}", f"n{i}", (i, 2**40 + i, -i)) for i in range(3000)]
     table = ItemTable()
     for item in items:
@@ -663,11 +664,11 @@ BAD_CIFAR = {
     ),
     "no array": (
         cifar_python_files() | {f"{PY}/data_batch_2": batch([0], [0])},
-        "data_batch_2 is no CIFAR-10 batch",
+        "data_batch_2 is not a CIFAR-10 batch",
     ),
     "binary of half a record": (
         cifar_binary_files() | {f"{BIN}/data_batch_2.bin": bytes(5000)},
-        "no row of CIFAR-10 records",
+        "is not a row of CIFAR-10 records",
     ),
     "binary label out of range": (
         cifar_binary_files() | {f"{BIN}/data_batch_2.bin": bytes([9]) + bytes(3072)},
@@ -743,7 +744,7 @@ def test_imagenet_archives_are_read_in_place(imagenet: Path) -> None:
     assert isinstance(source, ImageNetSource)
     found = source.listing(Recorder())
     origins = layout.json.loads((imagenet / "origins.json").read_text())
-    assert set(places(found)) == set(origins)
+    assert set(splits_and_labels(found)) == set(origins)
     titles = dict(found.titles)
     for item in found.items:
         split, folder, _ = origins[item.name].split("/")
@@ -839,7 +840,7 @@ def test_folders_and_texts_in_class_tars_are_passed_over(tmp_path: Path) -> None
     inner = write_folders(tmp_path / "x.tar", ["more"], {"more/a.JPEG": photo(0), "b.txt": b"x"})
     path = write_tar(tmp_path / TRAIN, {"./n00000001.tar": inner.read_bytes()})
     found = listing(path)
-    assert places(found) == {"n00000001/more/a.JPEG": ("train", "n00000001")}
+    assert splits_and_labels(found) == {"n00000001/more/a.JPEG": ("train", "n00000001")}
     assert found.ignored == 1
 
 
@@ -892,7 +893,7 @@ BAD_FILES: dict[str, tuple[Callable[[list[str]], str], str]] = {
     "empty": (lambda lines: "", "0 labels for 8"),
     "a name twice": (
         lambda lines: "\n".join([*lines[:-1], lines[0]]),
-        "txt:8: ILSVRC2012_val_00000001.JPEG stands on line 1 already",
+        "txt:8: ILSVRC2012_val_00000001.JPEG is already on line 1",
     ),
     "unknown name": (
         lambda lines: "\n".join(lines).replace("00000003", "00000033"),
@@ -983,8 +984,8 @@ def meta_mat(imagenet: Path) -> bytes:
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ("1\n2\n9\n", "ground_truth.txt:3: '9' is no ILSVRC2012_ID"),
-        ("1\nx\n", "ground_truth.txt:2: 'x' is no ILSVRC2012_ID"),
+        ("1\n2\n9\n", "ground_truth.txt:3: '9' is not an ILSVRC2012_ID"),
+        ("1\nx\n", "ground_truth.txt:2: 'x' is not an ILSVRC2012_ID"),
         ("1\n2\n", "2 labels for 8 validation images"),
     ],
 )

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from alexnet.analysis.summary import Row, build_without_memory, input_shape, summarize
+from alexnet.analysis.summary import Row, build_without_memory, image_shape, summarize
 from alexnet.errors import UsageError
-from alexnet.networks.layers import Input, LocallyConnected2d
+from alexnet.networks.cifar10 import LocallyConnected2d
+from alexnet.networks.layers import Input
 from alexnet.networks.registry import create_model, list_models
 
 # The table of docs/paper.md: name, type, kernel, stride, padding, activation, output (H x W x C).
@@ -52,7 +53,7 @@ def test_groups_and_kernel_depth_are_those_of_two_gpus() -> None:
     assert groups == {"conv1": 1, "conv2": 2, "conv3": 1, "conv4": 2, "conv5": 2}
 
 
-def test_the_three_rows_of_zeros_stand_at_the_bottom_and_right() -> None:
+def test_the_three_rows_of_zeros_are_at_the_bottom_and_right() -> None:
     assert rows("alexnet")["pad1"].padding == (0, 3, 0, 3)
 
 
@@ -77,7 +78,7 @@ def test_totals_of_the_paper() -> None:
 def test_macs_are_half_of_the_operations_that_torch_counts(name: str, classes: int) -> None:
     model = build_without_memory(name, classes)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, *input_shape(model)))
+        model(torch.zeros(1, *image_shape(model)))
     assert summarize(name, classes).macs * 2 == counter.get_total_flops()
 
 
@@ -137,7 +138,7 @@ def test_measuring_leaves_the_network_and_the_generator_as_they_were() -> None:
 
 
 def test_a_network_without_a_known_input_is_refused() -> None:
-    with pytest.raises(UsageError, match="no Input row"):
+    with pytest.raises(UsageError, match=r"no row alexnet\.networks\.layers\.Input"):
         summarize(nn.Sequential(nn.Linear(3, 4)))
 
 
@@ -158,7 +159,7 @@ def test_a_fully_connected_layer_can_have_groups() -> None:
     assert (fc6.parameters, fc6.macs) == (8192 * 4608 + 8192, 8192 * 4608)
 
 
-def test_activation_and_dropout_stand_beside_the_row_before_them() -> None:
+def test_activation_and_dropout_are_listed_with_the_row_before_them() -> None:
     live = rows("one_weird_trick")
     assert (live["flatten"].activation, live["fc6"].activation) == ("Dropout", "ReLU + Dropout")
     assert live["fc7"].activation == "ReLU"

@@ -1,4 +1,4 @@
-"""How two networks differ, row by row: what is in one only, at another place, or of other make."""
+"""The differences of two networks, row by row: in existence, order and properties."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,12 +13,12 @@ Value = float | str | tuple[int, ...] | dict[str, float] | None
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing in which a row differs: its value in the first network and in the second.
+    """One difference of a row: its values in the first network and in the second.
 
-    `what` is "type" where only one of the networks has the row (None in the other), "after" where
-    it stands behind another one, and otherwise what is of another make: "kernel", "groups",
-    "alpha", "start", ... "inputs" are what one kernel or unit reads: the maps of its group, or
-    units; "outputs" are kernels or units.
+    `what` is "type" where only one network has the row (None in the other), "after" where it
+    follows another row, and otherwise a property: "kernel", "groups", "alpha", "start", ...
+    "inputs" counts what one kernel or unit reads, the maps of its group or units; "outputs" counts
+    kernels or units.
     """
 
     row: str
@@ -27,9 +27,9 @@ class Difference:
 
 
 def find_differences(first: Summary, second: Summary) -> list[Difference]:
-    """List in what `second` differs from `first`, in the order of the rows.
+    """List the differences of `second` from `first`, in the order of the rows.
 
-    A row without weights whose size merely follows from the rows before it counts as equal.
+    The size of a row without weights follows from the rows before it and does not count.
     """
     one, other = ({row.name: row for row in summary.layers} for summary in (first, second))
     moved = moved_rows(list(one), list(other))
@@ -54,19 +54,16 @@ def as_json(first: Summary, second: Summary) -> dict[str, Any]:
 
 
 def compare_rows(name: str, one: Row | None, other: Row | None) -> Iterator[Difference]:
-    """List in what two rows called `name` are of different make; None: there is none."""
-    makes = make(one), make(other)
-    differ = [
-        what
-        for what in dict.fromkeys([*makes[0], *makes[1]])
-        if makes[0].get(what) != makes[1].get(what)
-    ]
-    for what in ["type"] if "type" in differ else differ:  # of two types nothing else compares
-        yield Difference(name, what, (makes[0].get(what), makes[1].get(what)))
+    """List the differences of two rows called `name`; None stands for a row that is missing."""
+    ours, theirs = properties(one), properties(other)
+    names = dict.fromkeys([*ours, *theirs])
+    differ = [what for what in names if ours.get(what) != theirs.get(what)]
+    for what in ["type"] if "type" in differ else differ:  # other types share no properties
+        yield Difference(name, what, (ours.get(what), theirs.get(what)))
 
 
-def make(row: Row | None) -> dict[str, Value]:
-    """List how a row is made; what follows from the rows before it is left out."""
+def properties(row: Row | None) -> dict[str, Value]:
+    """List the properties of a row that do not follow from the rows before it."""
     if row is None:
         return {}
     size: dict[str, Value] = {"output": row.output} if row.type == "Image" else {}
@@ -82,7 +79,7 @@ def predecessors(names: Iterable[str]) -> dict[str, str]:
 
 
 def merged_names(first: list[str], second: list[str]) -> list[str]:
-    """List the names of both: the first one's, and the second's own where they stand there."""
+    """Merge two lists of names; names of `second` alone follow their predecessor there."""
     merged = ["", *first]
     for name, before in predecessors(second).items():
         if name not in merged:
@@ -91,9 +88,9 @@ def merged_names(first: list[str], second: list[str]) -> list[str]:
 
 
 def moved_rows(first: list[str], second: list[str]) -> set[str]:
-    """Name those rows of both that do not stand in the same order."""
+    """Return the rows of both networks that are not in the same order."""
     second = [name for name in second if name in first]
     first = [name for name in first if name in second]
     blocks = SequenceMatcher(None, second, first, autojunk=False).get_matching_blocks()
-    kept = {second[block.a + step] for block in blocks for step in range(block.size)}
-    return set(first) - kept
+    in_order = {second[block.a + step] for block in blocks for step in range(block.size)}
+    return set(first) - in_order

@@ -1,4 +1,4 @@
-"""Features in files: plain .npy arrays or one .parquet table, written batch by batch."""
+"""Writing features batch by batch to .npy arrays or a .parquet table."""
 
 import json
 import math
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from alexnet.analysis.features import Features, Tapped, layer_shapes
 from alexnet.errors import DataError, UsageError
-from alexnet.predict import raise_error
+from alexnet.images.files import raise_error
 from alexnet.progress import SILENT, Progress
 from alexnet.storage.atomic import atomic_write
 
 Shapes = dict[str, tuple[int, ...]]
 Write = Callable[[list[str], Features], None]
-"""Add the features of a batch to a file, with the names of its images."""
+"""Adds the names of a batch's images and their features to the files."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def write_features(
 ) -> FeatureReport:
     """Write the features of files, or of all files in folders, to `out`.
 
-    `out`.npy is an array, images first; with several layers there is one for each, out-fc6.npy and
-    so on. The names of the images stand in out-images.txt, a JSON text on each line. `out`.parquet
-    is a table with a row for each image: its name, and for each layer a list of numbers.
-    A file that is no image goes to `on_bad`. Raises `DataError` where not one can be read.
+    `out`.npy is an array, images first; several layers make one each, such as out-fc6.npy.
+    out-images.txt has the names of the images, a JSON text on each line. `out`.parquet is a table
+    with a row for each image: its name, and a list of numbers for each layer.
+    `on_bad` gets the error of a file that is not an image. Raises `DataError` if none can be read.
     """
     path = Path(out)
     if path.suffix not in _OPEN:
@@ -92,8 +92,8 @@ def _npy(path: Path, shapes: Shapes) -> _Opened:
                 layer: stack.enter_context(_growing_array(arrays[layer], shapes[layer]))
                 for layer in shapes
             }
-            aside = stack.enter_context(atomic_write(listing))
-            lines = stack.enter_context(aside.open("w", encoding="utf-8"))
+            temporary = stack.enter_context(atomic_write(listing))
+            lines = stack.enter_context(temporary.open("w", encoding="utf-8"))
 
             def write(names: list[str], features: Features) -> None:
                 lines.writelines(json.dumps(name) + "\n" for name in names)
@@ -109,7 +109,7 @@ def _npy(path: Path, shapes: Shapes) -> _Opened:
 def _growing_array(
     path: Path, shape: tuple[int, ...]
 ) -> Iterator[Callable[[NDArray[np.float32]], None]]:
-    """Open a .npy file to which rows of `shape` are appended."""
+    """Open a .npy file and yield a function that appends rows of `shape`."""
     count = 0
 
     def append(rows: NDArray[np.float32]) -> None:
@@ -122,15 +122,15 @@ def _growing_array(
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, header)
 
-    with atomic_write(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         write_header()
         yield append
-        write_header()  # numpy's header has room for the count to grow
+        write_header()  # numpy's header leaves room for a larger count
 
 
 def _parquet(path: Path, shapes: Shapes) -> _Opened:
     if find_spec("pyarrow") is None:
-        raise UsageError(".parquet files need: pip install 'alexnet[parquet]'; .npy needs nothing")
+        raise UsageError(".parquet needs pip install 'alexnet[parquet]'; .npy needs nothing")
     pa = import_module("pyarrow")
     writer = import_module("pyarrow.parquet").ParquetWriter
     counts = {layer: math.prod(shape) for layer, shape in shapes.items()}
@@ -148,7 +148,7 @@ def _parquet(path: Path, shapes: Shapes) -> _Opened:
             ]
             table.write_batch(pa.record_batch([texts, *columns], schema=schema))
 
-        with atomic_write(path) as aside, writer(aside, schema) as table:
+        with atomic_write(path) as temporary, writer(temporary, schema) as table:
             yield write
 
     return [path], open_table()

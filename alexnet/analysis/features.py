@@ -1,7 +1,7 @@
-"""Taps: what any row of a network gives for images, by the row's name.
+"""Taps: the outputs of a network's rows for images, by the row's name.
 
-Every row of a table has a name, so every intermediate result has one: `conv5` is what the
-convolution gives, `relu5` the same after its activation. `alexnet summary` lists them.
+`conv5` is the output of the convolution, `relu5` the output of its activation. `alexnet summary`
+lists the names.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alexnet.analysis.summary import forward_shapes, input_shape
+from alexnet.analysis.summary import forward_shapes, image_shape
 from alexnet.device import pick_device
 from alexnet.errors import DataError, UsageError
+from alexnet.images.files import find_files, load_files, raise_error, separate_errors
 from alexnet.loader import read_ahead
-from alexnet.predict import find_files, keep_good, load_files, raise_error
 from alexnet.progress import SILENT, Progress
-from alexnet.storage.checkpoint import CheckpointName
+from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing, take_view, views
 
@@ -30,30 +30,30 @@ Features = dict[str, NDArray[np.float32]]
 
 
 def taps(model: nn.Sequential, inputs: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-    """Return what the rows called `layers` give for `inputs`, (N, 3, height, width) as it takes.
+    """Return the outputs of the rows `layers` for the network's `inputs` (N, 3, height, width).
 
-    Rows run one after the other up to the last that is wanted; gradients flow as usual.
+    Rows run in order up to the last one of `layers`; gradients flow as usual.
     Raises `UsageError` for a name that the network does not have.
     """
-    wanted = list(layers)
-    check_layers(model, wanted)
+    names = list(layers)
+    check_layers(model, names)
     found: dict[str, Tensor] = {}
     for name, row in model.named_children():
         inputs = row(inputs)
-        if name in wanted:
+        if name in names:
             found[name] = inputs
-        if len(found) == len(set(wanted)):
+        if len(found) == len(set(names)):
             break
-    return {name: found[name] for name in wanted}
+    return {name: found[name] for name in names}
 
 
 def layer_shapes(model: nn.Sequential) -> dict[str, tuple[int, ...]]:
-    """List the names of all rows with the shape of what each gives for one image."""
-    return {name: shape for name, _, shape in forward_shapes(model, input_shape(model))}
+    """List the names of all rows with the shape of each one's output for one image."""
+    return {name: shape for name, _, shape in forward_shapes(model, image_shape(model))}
 
 
 def check_layers(model: nn.Sequential, layers: Sequence[str]) -> None:
-    """Raise `UsageError` for a row that there is not, naming those that there are."""
+    """Raise `UsageError` for an unknown row, or for none."""
     names = [name for name, _ in model.named_children()]
     unknown = [layer for layer in layers if layer not in names]
     if unknown or not layers:
@@ -65,49 +65,47 @@ def extract_features(
     images: str | Path | Iterable[str | Path] | NDArray[np.uint8] | Tensor,
     layers: str | Sequence[str],
     *,
-    which: CheckpointName = "best",
+    checkpoint: CheckpointName = "best",
     device: str = "auto",
 ) -> Features:
-    """Return what the rows called `layers` give for images, as float32 arrays by name.
+    """Return the outputs of the rows `layers` for images, as float32 arrays by name.
 
-    With a run, `images` are files, folders, or pixels (N, size, size, 3) uint8 RGB as a packed data
-    set holds them; the run's preprocessing is applied to their centre. With a network alone they
-    are (N, 3, height, width) float, as it takes them. The network is left in evaluation mode.
-    Raises `DataError` for the first file that is no image, `UsageError` for unknown layers.
+    With a run, `images` are files, folders, or pixels (N, size, size, 3) uint8 RGB as in a packed
+    data set; the run's preprocessing is applied to their centre. With a network they are its
+    inputs, (N, 3, height, width) float. The network is left in evaluation mode.
+    Raises `DataError` for the first file that is not an image, `UsageError` for unknown layers.
     """
-    wanted = [layers] if isinstance(layers, str) else list(layers)
+    names = [layers] if isinstance(layers, str) else list(layers)
     if isinstance(network, nn.Sequential):
         if not isinstance(images, Tensor | np.ndarray):
-            raise UsageError("a network alone takes arrays of images; open its run for files")
-        inputs, place = torch.as_tensor(images), next(network.parameters()).device
+            raise UsageError("a network takes arrays of images only; give its run for files")
+        inputs, weights = torch.as_tensor(images), next(network.parameters())
         network.eval()
-        starts = range(0, len(inputs), FEATURE_BATCH)
-        parts = (inputs[at : at + FEATURE_BATCH].to(place, torch.float32) for at in starts)
-        return _joined((_to_arrays(network, part, wanted) for part in parts), wanted)
-    tapped = Tapped(network, wanted, which=which, device=device)
+        parts = (inputs[part].to(weights.device, torch.float32) for part in _slices(len(inputs)))
+        return _joined((_to_arrays(network, part, names) for part in parts), names)
+    tapped = Tapped(network, names, checkpoint=checkpoint, device=device)
     if isinstance(images, Tensor | np.ndarray):
         pixels = np.asarray(images)
-        starts = range(0, len(pixels), FEATURE_BATCH)
-        return _joined((tapped(pixels[at : at + FEATURE_BATCH]) for at in starts), wanted)
-    return _joined((features for _, features in tapped.read(images)), wanted)
+        return _joined((tapped(pixels[part]) for part in _slices(len(pixels))), names)
+    return _joined((features for _, features in tapped.read(images)), names)
 
 
 class Tapped:
-    """A run's network, opened to give what some of its rows give."""
+    """A run's network, which returns the outputs of some of its rows."""
 
     def __init__(
         self,
         run: str | Path | Run,
         layers: Sequence[str],
         *,
-        which: CheckpointName = "best",
+        checkpoint: CheckpointName = "best",
         device: str = "auto",
     ) -> None:
         self.run = run if isinstance(run, Run) else Run.open(run)
         self.layers = list(layers)
-        place = pick_device(device)
-        self.model = self.run.load_model(place, which)
-        self.preprocessing: Preprocessing = self.run.preprocessing.to(place)
+        chosen = pick_device(device)
+        self.model = self.run.load_model(chosen, checkpoint)
+        self.preprocessing: Preprocessing = self.run.preprocessing.to(chosen)
         check_layers(self.model, self.layers)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Features:
@@ -118,7 +116,7 @@ class Tapped:
                 f"images of this run are (N, {size}, {size}, 3) uint8, not "
                 f"{pixels.shape} {pixels.dtype}"
             )
-        # One layout in memory, whatever the caller's: convolutions round differently in others.
+        # Always the same memory layout: convolutions round differently in others.
         images = torch.from_numpy(np.ascontiguousarray(pixels))
         images = images.to(self.preprocessing.mean_image.device)
         inputs = take_view(images, views(size, crop, 1)[0], self.preprocessing)
@@ -131,19 +129,24 @@ class Tapped:
         on_bad: Callable[[DataError], None] = raise_error,
         progress: Progress = SILENT,
     ) -> Iterator[tuple[list[str], Features]]:
-        """Read files, or all files in folders, and give names and features batch by batch.
+        """Read files, or all files in folders, and yield names and features batch by batch.
 
-        A file that is not a readable image goes to `on_bad` and is left out unless that raises.
+        `on_bad` gets the error of a file that is not a readable image; the file is left out.
         """
         files = find_files([images] if isinstance(images, str | Path) else images)
-        batches = [files[at : at + FEATURE_BATCH] for at in range(0, len(files), FEATURE_BATCH)]
+        batches = [files[part] for part in _slices(len(files))]
         size, resize = self.preprocessing.size, self.preprocessing.resize
         with progress.task("features", len(files), "images") as advance:
             for loaded in read_ahead(partial(load_files, size=size, resize=resize), batches):
-                names, pixels = keep_good(loaded, on_bad)
+                names, pixels = separate_errors(loaded, on_bad)
                 if names:
                     yield names, self(np.stack(pixels))
                 advance(len(loaded))
+
+
+def _slices(count: int) -> Iterator[slice]:
+    """Yield the slices that cut `count` images into batches."""
+    return (slice(start, start + FEATURE_BATCH) for start in range(0, count, FEATURE_BATCH))
 
 
 @torch.inference_mode()

@@ -1,8 +1,8 @@
-"""How long a training step takes on N devices: what each computes, and what it has to send.
+"""A model of the time of a training step on N devices, from computation and communication.
 
-A small model, not a measurement. What is sent follows from the network's table; the times follow
-from that and four figures: a device's speed, its memory's, the link's bandwidth and latency.
-docs/scaling.md derives the formulas and holds them against published trainings.
+The network's table determines what is sent. The times follow from that and four figures: the speed
+of a device and of its memory, the bandwidth and the latency of the link. docs/scaling.md derives
+the formulas and compares them with published trainings.
 """
 
 import math
@@ -16,13 +16,13 @@ from alexnet.analysis.summary import Row, Summary
 from alexnet.errors import UsageError
 
 MODES = ("one", "data", "towers", "hybrid")
-"""one: a single device; data: each device some of the images; towers: the paper's two towers on
-each pair of devices, pairs data parallel; hybrid: convolutions data parallel, the units of fully
-connected layers spread over all devices (Krizhevsky 2014)."""
+"""one: a single device; data: data parallel; towers: the paper's two towers on each pair of
+devices, pairs data parallel; hybrid: convolutions data parallel, the units of fully connected
+layers spread over all devices (Krizhevsky 2014)."""
 
 UPDATE_BYTES = 20
-"""Memory traffic of the update for each parameter: gradient, weight and velocity are read, weight
-and velocity written, 4 bytes each."""
+"""Memory traffic of the update for each parameter: it reads gradient, weight and velocity and
+writes weight and velocity, 4 bytes each."""
 
 SIZES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 RATES = {
@@ -36,13 +36,13 @@ OPERATIONS = {f"{prefix}FLOP/s": size for prefix, size in SIZES.items()}
 
 @dataclass(frozen=True)
 class Machine:
-    """Devices, and what connects them.
+    """Devices and the link between them.
 
     `mac_seconds` is the time of one multiply-add in training. `memory` and `link` are bytes per
-    second of a device, the link's both out and in at once. `latency` is what each message takes in
-    seconds, however short. `activation_bytes` is the size of an activation or its gradient on its
-    way, `gradient_bytes` that of a weight's gradient. Without `overlap` the latter wait until all
-    are there.
+    second of a device, the link's in each direction. `latency` is the least time of a message in
+    seconds. `activation_bytes` is the size of a sent activation or its gradient, `gradient_bytes`
+    that of a weight's gradient. Without `overlap` weights' gradients are sent after the backward
+    pass.
     """
 
     mac_seconds: float
@@ -54,20 +54,21 @@ class Machine:
     overlap: bool = True
 
     def gathering(self, size: float, group: int) -> float:
-        """Return the seconds in which each of `group` devices sends `size` bytes to the others."""
+        """Return the seconds of an all-gather: each of `group` devices sends `size` bytes."""
         return size / self.link + math.ceil(math.log2(group)) * self.latency if size else 0.0
 
     def summing(self, size: float, group: int) -> float:
-        """Return the same for an all-reduce: parts are summed first, then gathered."""
+        """Return the seconds of an all-reduce: parts are summed first, then gathered."""
         return 2 * self.gathering(size / 2, group)
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What one device sends for one layer in one step, in bytes.
+    """The bytes that one device sends for one layer in one step.
 
-    `forward` are activations and `backward` their gradients, among the `units` devices that the
-    layer's units are spread over; `gradients` are those of its weights, among `copies` devices.
+    `forward` counts activations and `backward` their gradients, among the `units` devices over
+    which the layer's units are spread; `gradients` counts its weights' gradients, among `copies`
+    devices.
     """
 
     units: int = 1
@@ -86,9 +87,9 @@ class Exchange:
 class ScalingPlan:
     """A training step in one mode; `compute` to `hidden` are in seconds.
 
-    `sent` has the bytes that a device sends for each layer, `communication` what that takes,
-    `hidden` the part of it that passes during computation. `efficiency` is the share of the images
-    that as many devices would do without sending, by the speed of one at this batch size.
+    `sent` has the bytes that a device sends for each layer, `communication` the time of sending,
+    `hidden` the part of it during computation. `efficiency` is the speed divided by that of as many
+    devices without communication, each as fast as one device with the whole batch.
     """
 
     mode: str
@@ -117,19 +118,19 @@ class ScalingPlan:
         return {**asdict(self), **totals, "sent_bytes": sum(self.sent.values())}
 
 
-def read_quantity(text: str, units: Mapping[str, float], what: str) -> float:
+def read_quantity(text: str, units: Mapping[str, float], expected: str) -> float:
     """Read a number above 0 with one of `units`: "50GB/s" is 5e10 bytes per second.
 
-    Raises `UsageError`, which calls for `what`: "--link takes a rate such as 50GB/s".
+    Raises `UsageError` that begins with `expected`: "--link takes a rate such as 50GB/s".
     """
     match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*(\D*?)\s*", text)
     if not match or match[2] not in units or float(match[1]) <= 0:
-        raise UsageError(f"{what}, not {text!r}")
+        raise UsageError(f"{expected}, not {text!r}")
     return float(match[1]) * units[match[2]]
 
 
 def training_macs(summary: Summary) -> int:
-    """Count an image's multiply-adds in a training step: forward, for weights, for inputs.
+    """Count an image's multiply-adds in a training step: forward and backward.
 
     The first layer's input is the image, which needs no gradient.
     """
@@ -142,28 +143,28 @@ def backward_macs(summary: Summary, row: Row) -> int:
 
 
 def learning(summary: Summary) -> list[Row]:
-    """List the rows with weights that are multiplied: convolutions, fully connected layers."""
+    """List the convolutions and fully connected layers."""
     return [row for row in summary.layers if row.macs]
 
 
 def mac_seconds(summary: Summary, speed: str, measured_at: int, memory: float) -> float:
-    """Return the seconds for a multiply-add on a device of that `speed`, by text.
+    """Return the seconds of a multiply-add on a device of the given `speed`.
 
-    That is FLOP/s, a multiply-add being two, or whole training steps' images/s measured at a batch
-    of `measured_at`, of which the update's memory traffic is taken off. Raises `UsageError` for
-    other texts and for more images than the memory allows.
+    `speed` is FLOP/s, two for a multiply-add, or the images/s of training steps measured at a batch
+    of `measured_at`, from which the update's memory traffic is subtracted. Raises `UsageError` for
+    other texts and for more images/s than `memory` allows.
     """
     if measured_at < 1:
         raise UsageError(f"--measured-at must be at least 1, not {measured_at}")
-    what = "--speed takes images per second such as 3000, or 100TFLOP/s"
-    value = read_quantity(speed, SPEEDS | OPERATIONS, what)
+    expected = "--speed takes images per second such as 3000, or 100TFLOP/s"
+    value = read_quantity(speed, SPEEDS | OPERATIONS, expected)
     if speed.rstrip().endswith("FLOP/s"):
         return 2 / value
     computing = measured_at / value - UPDATE_BYTES * summary.parameters / memory
     if computing <= 0:
         raise UsageError(
-            f"--speed {speed} at a batch of {measured_at} is more than --memory allows: "
-            "updating the weights alone would take longer; see --measured-at"
+            f"--speed {speed} at a batch of {measured_at} is more than --memory allows: the update "
+            "of the weights alone takes longer; see --measured-at"
         )
     return computing / (measured_at * training_macs(summary))
 
@@ -171,14 +172,14 @@ def mac_seconds(summary: Summary, speed: str, measured_at: int, memory: float) -
 def plan_modes(
     summary: Summary, devices: int, batch_size: int, machine: Machine
 ) -> list[ScalingPlan]:
-    """ScalingPlan a step of `batch_size` images, over all devices, in each mode that the network allows.
+    """Plan a step of `batch_size` images on all devices in each mode that the network allows.
 
-    Raises `UsageError` for fewer than one device or one image for each.
+    Raises `UsageError` for less than one device, or less than one image for each.
     """
     if devices < 1 or batch_size < devices:
         raise UsageError(
             f"a batch of {batch_size} cannot be spread over {devices} devices: "
-            "there must be a device, and an image for each"
+            "each device needs at least one image"
         )
     one = plan_step(summary, "one", 1, batch_size, machine)
     usable = [mode for mode in MODES[1:] if devices > 1 and not obstacle(summary, mode, devices)]
@@ -187,32 +188,32 @@ def plan_modes(
 
 
 def obstacle(summary: Summary, mode: str, devices: int) -> str | None:
-    """Tell why a network cannot be trained in `mode`; None if it can."""
+    """Return why a network cannot be trained in `mode`; None if it can."""
     if mode == "towers" and not any(row.groups == 2 for row in summary.layers):
         return f"{summary.model} does not have two towers"
     if mode == "towers" and devices % 2:
-        return "towers come in pairs"
+        return "towers need an even number of devices"
     return None
 
 
 def plan_step(
     summary: Summary, mode: str, devices: int, batch_size: int, machine: Machine
 ) -> ScalingPlan:
-    """ScalingPlan a step in one mode; its efficiency is left for a comparison."""
+    """Plan a step in one mode, without its efficiency."""
     exchanges = find_exchanges(summary, mode, devices, batch_size, machine)
     images = math.ceil(batch_size / devices)
     compute = images * training_macs(summary) * machine.mac_seconds
     communication, ended = pass_through(summary, exchanges, images, machine)
-    waited = max(0.0, ended - compute)
-    held = sum(row.parameters / spread(mode, row, devices)[0] for row in summary.layers)
+    waiting = max(0.0, ended - compute)
+    parameters = sum(row.parameters / spread(mode, row, devices)[0] for row in summary.layers)
     return ScalingPlan(
         mode=mode,
         devices=devices,
         batch_size=batch_size,
         compute=compute,
-        update=UPDATE_BYTES * held / machine.memory,
+        update=UPDATE_BYTES * parameters / machine.memory,
         communication=communication,
-        hidden=max(0.0, communication - waited),
+        hidden=max(0.0, communication - waiting),
         sent={layer: each.size for layer, each in exchanges.items()},
     )
 
@@ -220,10 +221,10 @@ def plan_step(
 def pass_through(
     summary: Summary, exchanges: Mapping[str, Exchange], images: int, machine: Machine
 ) -> tuple[float, float]:
-    """Go forward and back; return the seconds of all sending, and when all of it is done.
+    """Simulate forward and backward pass; return the seconds of all sending, and when it ends.
 
-    Activations hold the computation up. Gradients of weights queue for the link while the backward
-    pass goes on, and make way for activations.
+    Computation waits for activations. Weights' gradients queue for the link during the backward
+    pass; activations go first.
     """
     now = link = activations = gradients = 0.0
     nothing = Exchange()
@@ -246,9 +247,9 @@ def pass_through(
 def find_exchanges(
     summary: Summary, mode: str, devices: int, batch_size: int, machine: Machine
 ) -> dict[str, Exchange]:
-    """Find what each device sends for each layer; layers that send nothing are left out.
+    """Return what each device sends for each layer that sends something.
 
-    Where something cannot be cut evenly, this is the device with the largest part.
+    Where a division leaves a remainder, this is the device with the largest part.
     """
     first, *_, last = (row.name for row in learning(summary))
     found, spread_before = {}, 1
@@ -257,7 +258,7 @@ def find_exchanges(
         images = math.ceil(batch_size / copies)
         values = math.prod(before.output)
         inputs = outputs = 0
-        if row.options.get("towers") == 1:  # the channels that windows across the border reach
+        if row.options.get("towers") == 1:  # windows reach channels of the other tower
             inputs = images * (int(row.options["size"]) // 2) * math.prod(row.output[1:])
         elif row.macs and row.name != first and spread_before == 1:
             inputs = math.ceil(images / units) * values
@@ -275,7 +276,7 @@ def find_exchanges(
 
 
 def spread(mode: str, row: Row, devices: int) -> tuple[int, int]:
-    """Return over how many devices a row's units are spread, and how many copies there are."""
+    """Return the number of devices over which a row's units are spread, and its copies."""
     if mode == "towers":
         return 2, devices // 2
     if mode == "hybrid" and row.type == "Fully Connected":

@@ -1,7 +1,7 @@
-"""The network's table, measured on the live network: shapes, parameters, multiply-adds, neurons.
+"""A network's table, measured by running it: shapes, parameters, multiply-adds, neurons.
 
-Multiply-adds are counted as the field counts them for this paper: one for each weight at each
-output position, in the layers that learn; biases, pooling and normalisation are left out.
+Multiply-adds are counted as is usual for this paper: one for each weight at each output position in
+the layers that learn, without biases, pooling and normalisation.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +15,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from alexnet.errors import UsageError
+from alexnet.networks.cifar10 import LocallyConnected2d
 from alexnet.networks.initialization import start_of
-from alexnet.networks.layers import (
-    GroupedLinear,
-    Input,
-    LocallyConnected2d,
-    LocalResponseNorm,
-    PaperDropout,
-    SpatialResponseNorm,
-)
+from alexnet.networks.layers import Input, LocalResponseNorm
+from alexnet.networks.layers_2012 import GroupedLinear, PaperDropout, SpatialResponseNorm
 from alexnet.networks.registry import create_model
 
 TYPES: dict[type[nn.Module], str] = {
@@ -39,7 +34,7 @@ TYPES: dict[type[nn.Module], str] = {
     nn.BatchNorm2d: "Batch Normalization",
     PaperDropout: "Dropout",
 }
-ACTIVATIONS = ("ReLU", "Tanh", "Sigmoid", "Dropout")  # rows that act on the row before them
+ACTIVATIONS = ("ReLU", "Tanh", "Sigmoid", "Dropout")  # rows listed with the row before them
 
 Option = float | str
 CONSTANTS: dict[type[nn.Module], tuple[str, ...]] = {
@@ -55,14 +50,14 @@ SCALED_IN = {nn.Dropout: "training", PaperDropout: "test"}
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the network; None stands for what a layer of its type does not have.
+    """One row of the network; None for what a layer of its type does not have.
 
     `output` is the shape without the batch: (channels, height, width) or (units,). `kernel` and
     `stride` are (vertical, horizontal), `padding` is (top, bottom, left, right). `activation` names
-    the activation and dropout rows that directly follow. `inputs` are what one kernel or unit
+    the activation and dropout rows that directly follow. `inputs` counts what one kernel or unit
     reads: the maps of its group, or units. `options` holds the constants of normalisation, dropout
-    and pooling. `start` has the standard deviation ("std") of a layer's start weights and the
-    "bias"; None: they are PyTorch's own.
+    and pooling. `start` has the standard deviation ("std") of a layer's initial weights and its
+    initial "bias"; None for PyTorch's own.
     """
 
     name: str
@@ -105,7 +100,7 @@ class Summary:
 
     @property
     def neurons(self) -> int:
-        """Count the outputs of the layers that learn, the last one's included (paper, 3.5)."""
+        """Count the outputs of the layers that learn, with the last layer's (P 3.5)."""
         return sum(row.neurons for row in self.layers)
 
     def as_json(self) -> dict[str, Any]:
@@ -123,7 +118,7 @@ class Summary:
 def summarize(
     model: nn.Module | str, num_classes: int = 1000, *, ablate: Mapping[str, str] | None = None
 ) -> Summary:
-    """Measure a network, or the one of that name, which is then built without its memory.
+    """Measure a network; one given by name is built without memory for its weights.
 
     `ablate` changes a network given by name: see `alexnet.create_model`. Raises `UsageError` for an
     unknown name and for a network without an `Input` row.
@@ -134,7 +129,7 @@ def summarize(
         network = build_without_memory(model, num_classes, ablate)
     else:
         name, network = type(model).__name__, model
-    shape = input_shape(network)
+    shape = image_shape(network)
     rows = [describe_row(*measured) for measured in forward_shapes(network, shape)]
     return Summary(name, shape, tuple(with_activations(rows)))
 
@@ -142,50 +137,48 @@ def summarize(
 def build_without_memory(
     name: str, num_classes: int, ablate: Mapping[str, str] | None = None
 ) -> nn.Module:
-    """Build a network whose weights are neither drawn nor touched, so that they cost nothing."""
+    """Build a network whose weights are never written, so that they take no memory."""
     with torch.device("meta"):
         network = create_model(name, num_classes, ablate=ablate)
-    # Not left on "meta", where not every operation runs; memory nobody writes is never handed out.
+    # Not all operations run on "meta"; the system does not allocate memory that is not written.
     return network.to_empty(device="cpu")
 
 
-def input_shape(network: nn.Module) -> tuple[int, int, int]:
+def image_shape(network: nn.Module) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images that `network` takes."""
     for layer in network.modules():
         if isinstance(layer, Input):
             return layer.shape
-    raise UsageError(
-        "the network has no Input row (alexnet.networks.layers.Input) that tells its size"
-    )
+    raise UsageError("the network has no row alexnet.networks.layers.Input, which has its size")
 
 
 def forward_shapes(
     network: nn.Module, shape: tuple[int, int, int]
 ) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
-    """Run `network` and list each layer's name, module and output shape, in the order of running.
+    """Run `network` on an empty batch; list each layer's name, module and output shape in order.
 
-    The batch is empty: it has every shape, costs nothing and draws no random numbers.
+    An empty batch costs nothing and uses no random numbers.
     """
     measured: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
-    def watch(name: str, layer: nn.Module) -> RemovableHandle:
+    def add_hook(name: str, layer: nn.Module) -> RemovableHandle:
         def record(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             measured.append((name, layer, tuple(output.shape[1:])))
 
         return layer.register_forward_hook(record)
 
-    weight = next(network.parameters())  # the images must be where the weights are
+    weight = next(network.parameters())  # the images must be on the same device
     with torch.no_grad(), evaluating(network), ExitStack() as hooks:
         for name, layer in network.named_modules():
             if not list(layer.children()):
-                hooks.enter_context(watch(name, layer))
+                hooks.enter_context(add_hook(name, layer))
         network(weight.new_empty((0, *shape)))
     return measured
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put all layers in evaluation mode, where an empty batch leaves no trace, and back again."""
+    """Put all layers in evaluation mode, and restore their modes at the end."""
     modes = [(layer, layer.training) for layer in network.modules()]
     network.eval()
     try:
@@ -196,7 +189,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def describe_row(name: str, layer: nn.Module, output: tuple[int, ...]) -> Row:
-    """Read off `layer` what its row in the table says; `output` is its shape without the batch."""
+    """Describe `layer` as a row; `output` is its output's shape without the batch."""
     start = start_of(layer)
     return Row(
         name=name,
@@ -215,20 +208,20 @@ def describe_row(name: str, layer: nn.Module, output: tuple[int, ...]) -> Row:
 
 
 def inputs(layer: nn.Module) -> int | None:
-    """Count what one kernel or unit of `layer` reads: maps, or units."""
+    """Count what one kernel or unit of `layer` reads: maps or units."""
     total = getattr(layer, "in_channels", getattr(layer, "in_features", None))
     return None if total is None else int(total) // int(getattr(layer, "groups", 1))
 
 
 def options(layer: nn.Module) -> dict[str, Option]:
-    """List the constants of `layer`; for dropout also when it scales, in training or at test."""
+    """List the constants of `layer`; for dropout also whether it scales in training or at test."""
     kind = type(layer)
     found: dict[str, Option] = {name: getattr(layer, name) for name in CONSTANTS.get(kind, ())}
     return {**found, "scaled_in": SCALED_IN[kind]} if kind in SCALED_IN else found
 
 
 def multiply_adds(layer: nn.Module, output: tuple[int, ...]) -> int:
-    """Count one image's multiply-adds: weights x the positions at which each of them is used."""
+    """Count one image's multiply-adds: weights x the positions at which each one is used."""
     weight = getattr(layer, "weight", None)
     if weight is None:
         return 0
@@ -238,12 +231,12 @@ def multiply_adds(layer: nn.Module, output: tuple[int, ...]) -> int:
 
 
 def pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Write a size as (vertical, horizontal)."""
+    """Return a size as (vertical, horizontal)."""
     return (size, size) if isinstance(size, int) else size
 
 
 def sides(padding: int | tuple[int, ...] | None) -> tuple[int, int, int, int] | None:
-    """Write a padding as (top, bottom, left, right), from any of the forms that layers keep."""
+    """Return a padding as (top, bottom, left, right), from any of the forms in layers."""
     match padding:
         case int(size):
             return (size, size, size, size)
@@ -255,7 +248,7 @@ def sides(padding: int | tuple[int, ...] | None) -> tuple[int, int, int, int] | 
 
 
 def with_activations(rows: Sequence[Row]) -> list[Row]:
-    """Note on each row which activation and dropout directly follow it ("ReLU + Dropout")."""
+    """Set each row's activation: the activation and dropout that follow it ("ReLU + Dropout")."""
     noted: list[Row] = []
     for index, row in enumerate(rows):
         following = takewhile(lambda after: after.type in ACTIVATIONS, rows[index + 1 :])

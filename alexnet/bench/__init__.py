@@ -1,5 +1,4 @@
-"""Benchmarks: what is ours and what others do, measured side by side in the same run."""
+"""Benchmarks: this package and its peers do the same work, measured side by side in one run.
 
-from alexnet.bench.report import BenchPlan, BenchReport, run_bench
-
-__all__ = ["BenchPlan", "BenchReport", "run_bench"]
+`run.run_bench` is what `alexnet bench` calls. `gpu` has what `make bench-gpu` measures beyond that.
+"""

@@ -1,57 +1,129 @@
-"""What was asked to be measured, and what came out, as one report.
+"""Results: rates by round, their medians, ratios within rounds, and the conditions."""
 
-What measures is imported when it is needed: the scripts that `predict` is compared with live in
-this package, too, and should not start more slowly for it.
-"""
-
+import importlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any
 
-from alexnet.errors import UsageError
-from alexnet.progress import SILENT, Progress
+import torch
+
 from alexnet.storage.atomic import atomic_write
+from alexnet.storage.environment import describe_device, versions
 
-if TYPE_CHECKING:
-    from alexnet.bench.arms import Pace
-    from alexnet.bench.tables import Table
-
-What = Literal["train", "infer", "data", "prepare", "predict"]
-EVERYTHING: tuple[What, ...] = get_args(What)
-BATCHES = {"train": (32, 64, 128), "infer": (1, 32, 128)}
-GPU_BATCHES = {"train": (128, 512, 1024), "infer": (1, 32, 128, 1024)}
+PEERS = ("numba", "triton", "onnxruntime", "pillow", "simplejpeg", "torchvision")
+"""Packages whose versions are recorded."""
 
 
 @dataclass(frozen=True)
-class BenchPlan:
-    """What to measure."""
+class Row:
+    """One way of doing the work, measured once in each round."""
 
-    what: tuple[str, ...] = EVERYTHING
-    batches: tuple[int, ...] = ()
-    """Images in a step of training and inference; empty: some that suit the device."""
-    device: str = "auto"
-    precision: str = "auto"
-    photos: Path | None = None
-    """Where photographs come from, of any kind that `prepare` reads; None: they are made up."""
-    augment: bool = True
-    """Whether a training step's crop, mirroring and colours are inside the timing."""
-    compiled: bool = True
-    """Whether the peers are also measured under torch.compile, which takes its time."""
-    rounds: int = 5
-    quick: bool = False
-    """Seconds rather than minutes, to see that it works: the figures are worth little."""
-    processes: bool = True
-    """Whether each way of doing the same on a CPU has a process of its own."""
+    key: str
+    """Its name in result.json."""
+    name: str
+    rates: tuple[float, ...] = ()
+    """Units per second, a number for each round; empty where it could not be measured."""
+    note: str = ""
+    """Why it could not be measured, or which version was."""
+    operations: float = 0.0
+    """Floating-point operations of one unit, for the share of the device's limit; 0: none."""
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
-        unknown = [word for word in self.what if word not in EVERYTHING]
-        if unknown:
-            raise UsageError(f"there is no benchmark {unknown[0]!r}: {', '.join(EVERYTHING)}")
-        if self.rounds < 1 or any(batch < 1 for batch in self.batches):
-            raise UsageError("rounds and batch sizes must be at least 1")
+    @property
+    def rate(self) -> float:
+        """The median over the rounds."""
+        return statistics.median(self.rates) if self.rates else 0.0
+
+    @property
+    def spread(self) -> float:
+        """Half the range from the slowest round to the fastest, as a fraction of the median."""
+        return (max(self.rates) - min(self.rates)) / 2 / self.rate if self.rate else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures as plain JSON values."""
+        return {
+            "rate": _rounded(self.rate),
+            "seconds": _rounded(1 / self.rate) if self.rate else None,
+            "spread": _rounded(self.spread),
+            "rounds": [_rounded(rate) for rate in self.rates],
+        }
+
+
+def ratio(row: Row, other: Row) -> float | None:
+    """Return how many times as fast as `other` `row` is: the median of the rounds' ratios.
+
+    Within a round both were measured in succession, so what slows the machine slows both.
+    """
+    pairs = list(zip(row.rates, other.rates, strict=False))
+    return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for the same work; the first one is ours, the others are compared with it."""
+
+    key: str
+    title: str
+    unit: str
+    """What the rates count, "images/s"."""
+    rows: Sequence[Row]
+    inside: str
+    """What is inside the timing."""
+    limits: Sequence[Row] = ()
+    """What the device can do, measured in the same rounds: "matmul", the product of large matrices
+    (FLOP/s), "matmul_onednn", the same by another library, and "copy" (bytes read and written)."""
+    seconds: bool = False
+    """Whether the printed table has the seconds of one unit instead of units per second."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """What follows from the rates, by name."""
+    notes: Sequence[str] = ()
+    """The same as printed, a line each."""
+
+    def row(self, key: str) -> Row:
+        """Return a row by its key."""
+        return next(row for row in self.rows if row.key == key)
+
+    @property
+    def peak(self) -> float:
+        """The device's rate of multiplying large matrices by the faster library, FLOP/s; or 0."""
+        return max((row.rate for row in self.limits if row.key.startswith("matmul")), default=0.0)
+
+    def share(self, row: Row) -> float | None:
+        """Return a row's operations per second as a fraction of `peak`."""
+        if not self.peak or not row.operations or not row.rates:
+            return None
+        return row.rate * row.operations / self.peak
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values; a row is found by its key."""
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "inside": self.inside,
+            "rows": {row.key: self._row_json(row) for row in self.rows},
+            "limits": {row.key: row.as_json() for row in self.limits},
+            "facts": {key: _rounded(value) for key, value in self.facts.items()},
+            "notes": list(self.notes),
+        }
+
+    def _row_json(self, row: Row) -> dict[str, Any]:
+        return {
+            "name": row.name,
+            **row.as_json(),
+            "ours_is": _rounded(ratio(self.rows[0], row)),
+            "of_limit": _rounded(self.share(row)),
+            "note": row.note,
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    """Round to five digits, more than a measurement is good for."""
+    return None if value is None else float(f"{value:.5g}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +133,7 @@ class BenchReport:
     command: str
     conditions: dict[str, Any]
     """Commit, hardware, threads, versions, precision."""
-    tables: "Sequence[Table]"
+    tables: Sequence[Table]
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values; a table is found by its key."""
@@ -70,57 +142,57 @@ class BenchReport:
 
     def save(self, folder: Path) -> None:
         """Write `folder`/result.json. Raises `StorageError` where that cannot be done."""
-        with atomic_write(folder / "result.json") as aside:
-            aside.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
+        save_json(folder / "result.json", self.as_json())
 
 
-def run_bench(
-    plan: BenchPlan | None = None, *, command: str = "", progress: Progress = SILENT
-) -> BenchReport:
-    """Measure what `plan` says, all of it by default; `command` is kept in the report.
+def save_json(path: Path, value: Any) -> None:
+    """Write a result; its folder is made if need be. Raises `StorageError`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
-    Raises `UsageError` for a device that is not there.
+
+# Conditions.
+
+
+def conditions(device: torch.device) -> dict[str, Any]:
+    """Return hardware, threads, versions and the commit of the code, as plain JSON values."""
+    return {
+        "commit": commit(),
+        "hardware": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "load": load_average(),
+        "versions": {**versions(), **{name: _version(name) for name in PEERS}},
+    }
+
+
+def commit() -> str:
+    """Return the commit of the checkout that this code is in, "-dirty" where the code has changes.
+
+    New results do not count as changes.
     """
-    from alexnet.bench.arms import Pace
-    from alexnet.bench.conditions import conditions
-    from alexnet.device import pick_device
-
-    plan = plan or BenchPlan()
-    device = pick_device(plan.device)
-    facts = conditions(device)
-    pace = Pace(1, 0.0, 1) if plan.quick else Pace(plan.rounds)
-    precision = plan.precision
-    if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
-    tables = [
-        table
-        for what in EVERYTHING
-        if what in plan.what
-        for table in _measure(what, plan, str(device), precision, pace, progress)
-    ]
-    return BenchReport(command, {**facts, "precision": precision, "rounds": pace.rounds}, tables)
+    package = importlib.import_module("alexnet")
+    folder = Path(str(package.__file__)).parents[1]
+    try:
+        name = _git(folder, "rev-parse", "--short", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--", ":!results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{name}-dirty" if changes else name
 
 
-def _measure(
-    what: What, plan: BenchPlan, device: str, precision: str, pace: "Pace", progress: Progress
-) -> "list[Table]":
-    import torch
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return done.stdout.strip()
 
-    threads, photos = torch.get_num_threads(), 12 if plan.quick else 512
-    if what in ("train", "infer"):
-        from alexnet.bench.network import Where, network_tables
 
-        usual = (BATCHES if device == "cpu" else GPU_BATCHES)[what]
-        batches = plan.batches or ((2,) if plan.quick else usual)
-        where = Where(device, precision, threads, plan.augment, plan.compiled, plan.processes)
-        work: Literal["train", "infer"] = "train" if what == "train" else "infer"
-        return network_tables(work, batches, where, pace, progress)
-    if what == "predict":
-        from alexnet.bench.predicting import Asked, predict_tables
+def load_average() -> float | None:
+    """Return the processes that were running or waiting for a core in the last minute."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
-        return predict_tables(Asked(photos // 8 + 1, plan.photos, device, threads), pace, progress)
-    from alexnet.bench.feeding import Feed, data_table, prepare_table
 
-    workers = threads if plan.processes else 0
-    feed = Feed(photos, plan.photos, workers=workers, device=device)
-    return [(data_table if what == "data" else prepare_table)(feed, pace, progress)]
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

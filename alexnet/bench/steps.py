@@ -1,189 +1,266 @@
-"""The pieces of work that are timed: a training step, an answer, a matrix product, a copy."""
+"""Steps that are timed: a training step, the answer to a batch, and the parts of `parts.py`.
+
+On a CUDA GPU all images of a training are in its memory. Our training step is the one of
+`alexnet train`, captured in a CUDA graph. Inference has weights and images of the precision's type
+on a GPU; elsewhere weights stay float32 under autocast. Steps of this form ran on an H200 when they
+were part of scripts/bench_gpu.py: ours in training and inference, the reference network eager, and
+compiled. In this module they have run on CPUs only.
+"""
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.bench.nets import plain_alexnet, torchvision_alexnet
+from alexnet.bench import parts
+from alexnet.bench.peers import modules_alexnet, torchvision_alexnet
+from alexnet.bench.spec import CLASSES, CROP, SIZE, LossStep, Spec, Step
 from alexnet.config import Settings
 from alexnet.device import autocast
-from alexnet.networks.registry import create_model
+from alexnet.networks.registry import create_model, input_shape
 from alexnet.optim import PaperSGD, make_optimizer
-from alexnet.transforms import Preprocessing, augment, sample_augment, take_view, views
+from alexnet.transforms import (
+    AugmentParams,
+    Preprocessing,
+    augment,
+    sample_augment,
+    take_view,
+    views,
+)
 
-Step = Callable[[], object]
-Work = Literal["train", "infer", "matmul", "matmul_onednn", "copy"]
-Net = Literal["alexnet", "alexnet_plain", "modules", "torchvision", "onnx"]
-Mode = Literal["eager", "channels_last", "compiled"]
-
-SIZE, CROP, CLASSES = 256, 224, 1000
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What to time, and how; plain values, so that it can be handed to another process."""
-
-    work: Work
-    net: Net = "alexnet"
-    mode: Mode = "eager"
-    batch: int = 1
-    """Images in a step."""
-    device: str = "cpu"
-    precision: str = "float32"
-    threads: int = 1
-    keep: bool = True
-    """Whether freed memory is kept (`alexnet.device.keep_memory`)."""
-    augment: bool = True
-    """Training: whether cropping, mirroring and colours are inside the timing."""
-    side: int = 0
-    """matmul: rows and columns; copy: bytes."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
+PATTERNS = 10
+"""Kinds of made-up training images."""
+STORED = {"cuda": 4096}
+"""Training images in the device's memory, at least; elsewhere as many as a batch has."""
 
 
 def build(spec: Spec) -> tuple[Step, str]:
-    """Return a function that does the work once, and what there is to note about it."""
+    """Return a function that does the work once, and a note on it."""
     torch.manual_seed(0)
-    device = torch.device(spec.device)
-    torch.backends.cudnn.benchmark = True  # as everybody does who measures: for all alike
-    if spec.work in ("matmul", "matmul_onednn"):
-        return _matmul(spec, device), ""
-    if spec.work == "copy":
-        return _copy(spec, device), ""
+    torch.backends.cudnn.benchmark = True  # for all candidates alike
+    if spec.work not in ("train", "infer"):
+        return parts.build(spec), ""
     if spec.net == "onnx":
         return _onnx(spec), ""
-    net, note = _network(spec)
-    net = net.to(device)
-    if spec.mode != "eager":
-        net.to(memory_format=_format(spec, device))  # type: ignore[call-overload]
-    build_step = _training if spec.work == "train" else _inference
-    return build_step(spec, device, net), note
+    net, note = new_network(spec)
+    net = on_device(spec, net)
+    if spec.work == "infer":
+        return _inference(spec, net), note
+    settings = Settings(batch_size=spec.batch)
+    make_step = captured_step if spec.captured else training_step
+    return make_step(spec, settings, net, TrainingData(spec, settings)), note
 
 
-def _format(spec: Spec, device: torch.device) -> torch.memory_format:
-    """Compiled networks get channels last on a GPU, where everybody runs them so."""
-    last = spec.mode == "channels_last" or device.type == "cuda"
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _network(spec: Spec) -> tuple[nn.Module, str]:
+def new_network(spec: Spec, classes: int = CLASSES) -> tuple[nn.Module, str]:
+    """Build the network on the CPU; return it with a note on where it comes from."""
     match spec.net:
         case "modules":
-            return plain_alexnet(CLASSES), ""
+            return modules_alexnet(classes), ""
         case "torchvision":
-            return torchvision_alexnet(CLASSES)
-    return create_model("alexnet", CLASSES), ""
+            return torchvision_alexnet(classes)
+    return create_model(spec.model, classes), ""
 
 
-def _fast(spec: Spec, net: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return what is called in the place of `net`: accelerated, compiled, or itself."""
-    if spec.net == "alexnet":
-        from alexnet.kernels import accelerate
-
-        assert isinstance(net, nn.Sequential)  # noqa: S101 - it comes from create_model
-        fast: Callable[[Tensor], Tensor] = accelerate(net)
-        return fast
-    return torch.compile(net, dynamic=False) if spec.mode == "compiled" else net
+def on_device(spec: Spec, net: nn.Module) -> nn.Module:
+    """Move a network to the device, in the memory format of `spec`."""
+    net = net.to(spec.torch_device)
+    if spec.mode != "eager":
+        net.to(memory_format=spec.memory_format)  # type: ignore[call-overload]
+    return net
 
 
-def preprocessing(device: torch.device) -> Preprocessing:
+def preprocessing(device: torch.device, size: int = SIZE, crop: int = CROP) -> Preprocessing:
     """Return ImageNet-like preprocessing: a mean image, and colours as far apart as real ones."""
-    mean = torch.rand(3, SIZE, SIZE) * 20 + 110
+    mean = torch.rand(3, size, size) * 20 + 110
     vectors = ((0.6, 0.7, 0.4), (0.6, -0.1, -0.8), (0.5, -0.7, 0.5))
-    return Preprocessing(SIZE, CROP, mean.to(device), (19.7, 37.1, 121.8), vectors)
+    return Preprocessing(size, crop, mean.to(device), (19.7, 37.1, 121.8), vectors)
 
 
-def _training(spec: Spec, device: torch.device, net: nn.Module) -> Step:
-    """Make the step: crop, mirror, colours; forward, loss, backward, update. Images are noise."""
-    settings, prepared = Settings(batch_size=spec.batch), preprocessing(device)
-    images = torch.randint(0, 256, (spec.batch, SIZE, SIZE, 3), dtype=torch.uint8, device=device)
-    labels = torch.randint(0, CLASSES, (spec.batch,), device=device)
-    numbers, count = np.arange(spec.batch), iter(range(2**31))
+# Training.
+
+
+class Batch(NamedTuple):
+    """What a training step is made of."""
+
+    step: int
+    indices: NDArray[np.int64]
+    params: AugmentParams
+    labels: NDArray[np.int64]
+
+
+class TrainingData:
+    """Made-up images on the device, and batches of them."""
+
+    def __init__(self, spec: Spec, settings: Settings) -> None:
+        self.spec, self.settings, self.step = spec, settings, 0
+        crop = input_shape(spec.model)[1]
+        size = next(size for size in (32, 64, SIZE) if size >= crop)
+        device = spec.torch_device
+        self.preprocessing = preprocessing(device, size, crop)
+        count = max(spec.batch, STORED.get(device.type, 0))
+        self.images = made_up_images(count, size, device)
+        self.labels = np.arange(count) % PATTERNS
+
+    @cached_property
+    def ready(self) -> Tensor:
+        """The network's input without augmentation: (B, 3, crop, crop) float32."""
+        size, crop = self.preprocessing.size, self.preprocessing.crop
+        view = views(size, crop, 1)[0]
+        return take_view(self.images[: self.spec.batch], view, self.preprocessing).contiguous()
+
+    def next(self) -> Batch:
+        """Choose the next step's images and their augmentation by the seed."""
+        self.step += 1
+        indices = np.arange(self.spec.batch)
+        if len(indices) < len(self.images):
+            generator = np.random.default_rng([self.settings.seed, self.step])
+            indices = generator.integers(0, len(self.images), len(indices))
+        params = sample_augment(self.settings, self.preprocessing, self.step, indices)
+        return Batch(self.step, indices, params, self.labels[indices])
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """Return the network's input for a batch: (B, 3, crop, crop) float32."""
+        if not self.spec.augment:
+            return self.ready
+        images = self.images
+        if len(batch.indices) < len(images):
+            images = images[torch.from_numpy(batch.indices).to(images.device)]
+        return augment(images, batch.params, self.preprocessing, self.settings)
+
+
+def made_up_images(count: int, size: int, device: torch.device) -> Tensor:
+    """Make images that can be learned: a coarse pattern for each label, and noise.
+
+    The result is (count, size, size, 3) uint8; image n has the label n % PATTERNS.
+    """
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(PATTERNS, 3, 4, 4, generator=generator)
+    patterns = F.interpolate(coarse, (size, size), mode="bilinear").permute(0, 2, 3, 1).to(device)
+    noise = torch.Generator(device).manual_seed(0)
+    images = torch.empty(count, size, size, 3, dtype=torch.uint8, device=device)
+    for number in range(count):
+        pixels = torch.rand(size, size, 1, device=device, generator=noise)
+        images[number] = ((patterns[number % PATTERNS] + pixels) * 127.5).to(torch.uint8)
+    return images
+
+
+def training_step(spec: Spec, settings: Settings, net: nn.Module, data: TrainingData) -> LossStep:
+    """Make a step by PyTorch's operations: augment, forward, loss, backward, update."""
+    device = spec.torch_device
     optimizer = _optimizer(spec, net, settings)
-    if spec.net == "alexnet" and device.type == "cuda":
-        return _captured(spec, net, optimizer, prepared, images)
-    called = _fast(spec, net.train())
-    ready = take_view(images, views(SIZE, CROP, 1)[0], prepared).contiguous()
+    called = _callable(spec, net.train())
 
-    def inputs() -> Tensor:
-        if not spec.augment:
-            return ready
-        return augment(
-            images, sample_augment(settings, prepared, next(count), numbers), prepared, settings
-        )
-
-    def step() -> None:
+    def step() -> Tensor:
+        batch = data.next()
+        inputs, labels = data.inputs(batch), torch.from_numpy(batch.labels).to(device)
+        torch.manual_seed(batch.step)
         with autocast(device, spec.precision):
-            logits = called(_laid_out(spec, inputs()))
+            logits = called(_laid_out(spec, inputs))
         loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def captured_step(spec: Spec, settings: Settings, net: nn.Module, data: TrainingData) -> LossStep:
+    """Make the step that `alexnet train` captures and replays on a GPU.
+
+    The next step overwrites its loss.
+    """
+    from alexnet.kernels import accelerate
+    from alexnet.kernels.cuda.capture import CapturedStep  # needs Triton
+
+    model = _rows(net)
+    optimizer = make_optimizer(model, settings)
+    assert isinstance(optimizer, PaperSGD)  # noqa: S101 - the default of Settings
+    make_step = CapturedStep(
+        model,
+        optimizer,
+        data.preprocessing,
+        settings,
+        data.images.flatten(1),
+        accelerate=accelerate,
+        dtype=spec.dtype,
+    )
+
+    def step() -> Tensor:
+        batch = data.next()
+        return make_step(batch.indices, batch.params, batch.labels, batch.step)[0]
 
     return step
 
 
 def _optimizer(spec: Spec, net: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    if spec.net.startswith("alexnet"):
-        assert isinstance(net, nn.Sequential)  # noqa: S101 - it comes from create_model
-        return make_optimizer(net, settings)
-    return torch.optim.SGD(net.parameters(), settings.lr, 0.9, weight_decay=0.0005)
-
-
-def _captured(
-    spec: Spec,
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    prepared: Preprocessing,
-    images: Tensor,
-) -> Step:
-    """Make the step that `alexnet train` records and replays on a GPU."""
-    from alexnet.kernels import accelerate
-    from alexnet.kernels.cuda.captured_step import CapturedStep
-
-    assert isinstance(net, nn.Sequential)  # noqa: S101 - it comes from create_model
-    assert isinstance(optimizer, PaperSGD)  # noqa: S101 - the default of Settings
-    settings = Settings(batch_size=spec.batch)
-    dtype = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
-    make_step = CapturedStep(
-        net, optimizer, prepared, settings, images.flatten(1), accelerate=accelerate, dtype=dtype
+    """Give our networks the paper's rule, peers PyTorch's SGD; on a GPU the fused one if eager."""
+    fused = spec.on_cuda and spec.mode != "eager"
+    if spec.net in ("alexnet", "reference") and not fused:
+        return make_optimizer(_rows(net), settings)
+    return torch.optim.SGD(
+        net.parameters(), settings.lr, 0.9, weight_decay=0.0005, fused=fused or None
     )
-    numbers, labels = np.arange(spec.batch), np.arange(spec.batch) % CLASSES
-    count = iter(range(2**31))
-
-    def step() -> None:
-        seed = next(count)
-        make_step(numbers, sample_augment(settings, prepared, seed, numbers), labels, seed)
-
-    return step
 
 
-def _inference(spec: Spec, device: torch.device, net: nn.Module) -> Step:
-    """Make the answer to a batch that is there as the network takes it."""
-    called = _fast(spec, net.eval())
-    images = _laid_out(spec, torch.randn(spec.batch, 3, CROP, CROP, device=device) * 60)
+def _callable(spec: Spec, net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what computes `net`: accelerated, compiled, or itself."""
+    if spec.net == "alexnet":
+        from alexnet.kernels import accelerate
 
-    def step() -> None:
-        with torch.inference_mode(), autocast(device, spec.precision):
-            called(images)
+        return accelerate(_rows(net))
+    return torch.compile(net, dynamic=False) if spec.mode == "compiled" else net
 
-    return step
+
+def _rows(net: nn.Module) -> nn.Sequential:
+    assert isinstance(net, nn.Sequential)  # noqa: S101 - it comes from create_model
+    return net
 
 
 def _laid_out(spec: Spec, images: Tensor) -> Tensor:
-    """Lay images out in memory as the peers' users do."""
-    if spec.mode == "eager":
-        return images
-    return images.contiguous(memory_format=_format(spec, images.device))
+    """Lay images out in memory as the users of such a network do."""
+    return images if spec.mode == "eager" else images.contiguous(memory_format=spec.memory_format)
+
+
+# Inference.
+
+
+def _inference(spec: Spec, net: nn.Module) -> Step:
+    """Make the answer to a batch that is on the device as the network's input."""
+    device, crop = spec.torch_device, input_shape(spec.model)[1]
+    dtype = spec.dtype if spec.on_cuda else torch.float32
+    called = _callable(spec, net.eval().to(dtype))
+    images = torch.randn(spec.batch, 3, crop, crop, device=device, dtype=dtype) * 60
+    images = _laid_out(spec, images)
+
+    def step() -> None:
+        with (
+            torch.inference_mode(),
+            autocast(device, "float32" if spec.on_cuda else spec.precision),
+        ):
+            called(images)
+
+    return _graph(step) if spec.captured and spec.on_cuda else step
+
+
+def _graph(step: Step) -> Step:
+    """Capture `step` in a CUDA graph and return its replay. It has run on an H200."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def _onnx(spec: Spec) -> Step:
@@ -204,19 +281,3 @@ def _onnx(spec: Spec) -> Step:
     images = np.random.default_rng(0).normal(0, 60, (spec.batch, 3, CROP, CROP))
     given = {"input": images.astype(np.float32)}
     return lambda: engine.run(None, given)
-
-
-def _matmul(spec: Spec, device: torch.device) -> Step:
-    kind = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
-    a, b = (torch.randn(spec.side, spec.side, device=device, dtype=kind) for _ in range(2))
-    if spec.work == "matmul_onednn":  # what compiled networks call; torch.mm is MKL's on a CPU
-        linear = torch.ops.mkldnn._linear_pointwise
-        return lambda: linear(a, b, None, "none", [], "")
-    out = torch.empty_like(a)
-    return lambda: torch.mm(a, b, out=out)
-
-
-def _copy(spec: Spec, device: torch.device) -> Step:
-    source = torch.ones(spec.side, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source)

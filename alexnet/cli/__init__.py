@@ -1,6 +1,7 @@
-"""The command `alexnet`: one word for each stage, results on stdout, all else on stderr.
+"""The command `alexnet` with a subcommand for each stage.
 
-The stages import torch, which takes a second; so a command imports its stage when it runs.
+Results go to stdout, everything else to stderr. Importing torch takes a second, so a subcommand
+imports what it needs when it runs.
 """
 
 import os
@@ -26,9 +27,11 @@ from alexnet.cli import (
     train,
 )
 from alexnet.cli.console import print_error, print_note, stdout
+from alexnet.cli.options import flag
 from alexnet.errors import AlexnetError, StorageError
 
-INTERRUPTED = (129, 130, 138, 143)  # by SIGHUP, SIGINT, SIGUSR1, SIGTERM
+INTERRUPTED = (129, 130, 138, 143)  # exit codes after SIGHUP, SIGINT, SIGUSR1, SIGTERM
+OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # of Python, of torch
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 for command in (
@@ -48,12 +51,12 @@ for command in (
     app.command(command.__name__.rstrip("_"))(command)
 
 
-def print_version(wanted: bool) -> None:
-    """Print the versions and the device that "auto" stands for, and stop."""
-    if not wanted:
+def print_version(requested: bool) -> None:
+    """Print the versions and the device that "auto" means, and stop."""
+    if not requested:
         return
-    from alexnet.device import describe_device, pick_device
-    from alexnet.storage.run import versions
+    from alexnet.device import pick_device
+    from alexnet.storage.environment import describe_device, versions
 
     device, software = pick_device(), versions()
     lines = [f"{name} {software[name]}" for name in ("alexnet", "python", "torch")]
@@ -61,21 +64,22 @@ def print_version(wanted: bool) -> None:
     raise typer.Exit
 
 
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version",
+        metavar="",
+        help="Show the versions and the device, and stop.",
+        callback=print_version,
+        is_eager=True,
+    ),
+]
+
+
 @app.callback()
 def alexnet_command(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            metavar="",
-            help="Show the versions and the device, and stop.",
-            callback=print_version,
-            is_eager=True,
-        ),
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")
-    ] = False,
+    version: Version = False,
+    debug: Annotated[bool, flag("--debug", "Show the traceback of an error.")] = False,
 ) -> None:
     """AlexNet of 2012, from a folder of photographs to a network in use.
 
@@ -83,20 +87,20 @@ def alexnet_command(
     alexnet train data/photos runs/photos
     alexnet evaluate runs/photos data/photos --views 10
     alexnet predict cat.jpg --run runs/photos
-    alexnet demo      all of it, on drawings that the package makes
+    alexnet demo      all of these, on generated drawings
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; `arguments` are sys.argv's by default."""
+    """Run the command line and return its exit code; `arguments` default to sys.argv."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
         code = run([word for word in given if word != "--debug"] or ["--help"])
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # rich makes the latter of the former
-        code = 1  # the reader has seen enough, as in: alexnet summary | head
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the person gets one line
+    except (BrokenPipeError, SystemExit):  # rich turns a broken pipe into SystemExit
+        code = 1  # stdout was closed early, as in: alexnet summary | head
+    except BaseException as error:  # noqa: BLE001 - any error becomes one line
         if debug:
             traceback.print_exc()
         code = report(error)
@@ -105,16 +109,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; return 0, or the exit code that it asks for."""
+    """Run one command; return 0, or the exit code that it returns."""
     command = typer.main.get_command(app)
     result = command.main(args=arguments, prog_name="alexnet", standalone_mode=False)
-    if result == 130:  # typer's own word for Ctrl-C
+    if result == 130:  # typer returns this for Ctrl-C
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 
 def report(error: BaseException) -> int:
-    """Tell the person in one line what went wrong, and return the exit code."""
+    """Print the error as one line and return the exit code."""
     match error:
         case AlexnetError():
             code, text = error.exit_code, str(error)
@@ -123,12 +127,9 @@ def report(error: BaseException) -> int:
         case KeyboardInterrupt() | typer.Abort():
             code, text = 130, "stopped by Ctrl-C"
         case OSError():
-            place = f"{error.filename}: " if error.filename else ""
-            code, text = StorageError.exit_code, f"{place}{error.strerror or error}"
-        case _ if type(error).__name__ in (
-            "MemoryError",
-            "OutOfMemoryError",
-        ):  # the latter: torch's
+            path = f"{error.filename}: " if error.filename else ""
+            code, text = StorageError.exit_code, f"{path}{error.strerror or error}"
+        case _ if type(error).__name__ in OUT_OF_MEMORY:
             code, text = StorageError.exit_code, "out of memory; try --set batch_size=16"
         case _:
             name, first_line = type(error).__name__, str(error).partition("\n")[0]
@@ -142,7 +143,7 @@ def report(error: BaseException) -> int:
 
 
 def usage_text(error: typer.TyperException) -> str:
-    """Write a usage error as one line that names the nearest option and where help is."""
+    """Write a usage error as one line with the nearest option and the command for help."""
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     if options := getattr(error, "possibilities", None):
         message = f"{error.message}. Did you mean {' or '.join(options)}?"
@@ -151,7 +152,7 @@ def usage_text(error: typer.TyperException) -> str:
 
 
 def discard_output_that_fails() -> None:
-    """Keep Python from a second complaint, at its exit, over results that cannot be written."""
+    """Prevent a second error when Python exits and stdout cannot be written."""
     try:
         sys.stdout.flush()
     except OSError:

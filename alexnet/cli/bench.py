@@ -1,4 +1,4 @@
-"""`alexnet bench`: this package's speed beside what others make of the same machine."""
+"""`alexnet bench`: this package's speed beside others' on the same machine."""
 
 import sys
 from pathlib import Path
@@ -8,98 +8,85 @@ import typer
 from rich.console import Console
 
 from alexnet.cli.console import counted, plain_table, print_json, progress, stdout
-from alexnet.cli.options import OUTPUT, Device, Json
+from alexnet.cli.options import OUTPUT, Device, Json, flag, option
 from alexnet.errors import UsageError
 
 if TYPE_CHECKING:
-    from alexnet.bench import BenchReport
-    from alexnet.bench.tables import Row, Table
+    from alexnet.bench.report import BenchReport, Row, Table
 
 MEASURE = "Measure"
 
+What = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="WHAT",
+        help="train, infer, data, prepare or predict; without it all of them.",
+        show_default=False,
+    ),
+]
+BatchSizes = Annotated[
+    str, option("--batch-sizes N,...", "Images in a step of train and infer: 1,32,128.", MEASURE)
+]
+Photos = Annotated[
+    Path | None,
+    option(
+        "--photos SOURCE",
+        "Photographs for data, prepare and predict, of any kind that prepare reads. "
+        "Without it they are made up.",
+        MEASURE,
+    ),
+]
+Augment = Annotated[
+    bool,
+    option(
+        "--augment/--no-augment",
+        "Include crop, mirroring and colours in the time of a training step.",
+        MEASURE,
+    ),
+]
+Compiled = Annotated[
+    bool,
+    option(
+        "--compiled/--no-compiled",
+        "Measure the peers under torch.compile too, which takes minutes.",
+        MEASURE,
+    ),
+]
+RoundCount = Annotated[
+    int, option("--rounds N", "How often each is timed, in turn.", MEASURE, min=1)
+]
+Quick = Annotated[bool, flag("--quick", "One short round, to see that everything works.", MEASURE)]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    option(
+        "--precision NAME", "auto (bfloat16 on CUDA, else float32), float32 or bfloat16.", MEASURE
+    ),
+]
+Out = Annotated[
+    Path | None,
+    option("--out FOLDER", "Write result.json there, with command, commit and versions.", OUTPUT),
+]
+
 
 def bench(  # noqa: PLR0913 - typer makes an option of each parameter
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="WHAT",
-            help="train, infer, data, prepare or predict; without it all of them.",
-            show_default=False,
-        ),
-    ] = None,
+    what: What = None,
     *,
-    batch_sizes: Annotated[
-        str,
-        typer.Option(
-            metavar="N,...",
-            help="Images in a step of train and infer: 1,32,128.",
-            rich_help_panel=MEASURE,
-        ),
-    ] = "",
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="Photographs for data, prepare and predict, of any kind that prepare reads; "
-            "without it, made-up ones.",
-            rich_help_panel=MEASURE,
-        ),
-    ] = None,
-    augment: Annotated[
-        bool,
-        typer.Option(
-            "--augment/--no-augment",
-            help="Crop, mirror and colours inside a training step's timing.",
-            rich_help_panel=MEASURE,
-        ),
-    ] = True,
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compiled/--no-compiled",
-            help="Measure the peers under torch.compile, too: minutes more.",
-            rich_help_panel=MEASURE,
-        ),
-    ] = True,
-    rounds: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, help="How often each is timed, in turn.", rich_help_panel=MEASURE
-        ),
-    ] = 5,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick",
-            metavar="",
-            help="One round of very little, to see that it works.",
-            rich_help_panel=MEASURE,
-        ),
-    ] = False,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        typer.Option(
-            metavar="NAME",
-            help="auto (bfloat16 on CUDA, else float32), float32 or bfloat16.",
-            rich_help_panel=MEASURE,
-        ),
-    ] = "auto",
+    batch_sizes: BatchSizes = "",
+    photos: Photos = None,
+    augment: Augment = True,
+    compiled: Compiled = True,
+    rounds: RoundCount = 5,
+    quick: Quick = False,
+    precision: Precision = "auto",
     device: Device = "auto",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Write result.json there, with command, commit and versions.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    out: Out = None,
     json: Json = False,
 ) -> None:
     """Measure speed, beside others on the same machine.
 
-    All ways of doing the same are timed in turn in the same run; a table has
-    the median of the rounds, how far they spread, and how many times as fast
-    ours is. Close everything else first: whoever works beside it spoils it.
+    All ways of doing the same are timed in turn in the same run. A table has
+    the median of the rounds, their spread, and how many times as fast as each
+    other way ours is. Close other programs first.
 
     Examples:
 
@@ -108,10 +95,10 @@ def bench(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet bench prepare data --photos photos.tar --out results/speed
       alexnet bench infer --device cuda --json
     """
-    from alexnet.bench import BenchPlan, run_bench
+    from alexnet.bench.run import BenchOptions, run_bench
 
-    plan = BenchPlan(
-        what=tuple(what) if what else BenchPlan.what,
+    options = BenchOptions(
+        what=tuple(what) if what else BenchOptions.what,
         batches=read_batches(batch_sizes),
         device=device,
         precision=precision,
@@ -121,7 +108,7 @@ def bench(  # noqa: PLR0913 - typer makes an option of each parameter
         rounds=rounds,
         quick=quick,
     )
-    report = run_bench(plan, command=command_line(sys.argv[1:]), progress=progress())
+    report = run_bench(options, command=command_line(sys.argv[1:]), progress=progress())
     if out:
         report.save(out)
     if json:
@@ -139,12 +126,12 @@ def read_batches(text: str) -> tuple[int, ...]:
 
 
 def command_line(words: list[str]) -> str:
-    """Write down the command with short paths: where a result was measured is no matter."""
+    """Return the command as it is recorded, without the folders of absolute paths."""
     return " ".join(["alexnet", *(Path(w).name if w.startswith("/") else w for w in words)])
 
 
 def show(report: "BenchReport", console: Console) -> None:
-    """Print a table for each piece of work, and the conditions that they share."""
+    """Print the conditions and a table for each piece of work."""
     facts = report.conditions
     versions = facts["versions"]
     console.print(
@@ -182,7 +169,7 @@ def show_table(table: "Table", console: Console) -> None:
 
 def cells(table: "Table", row: "Row", count: int) -> list[str]:
     """Write a row's figures; "-" for what was not measured."""
-    from alexnet.bench.tables import ratio
+    from alexnet.bench.report import ratio
 
     if not row.rates:
         return ["-"] * count

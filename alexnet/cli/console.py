@@ -1,6 +1,6 @@
-"""What a person sees: results on stdout; progress, notes and errors on stderr.
+"""Output for users: results on stdout; progress, notes and errors on stderr.
 
-On a terminal progress is a bar; elsewhere it is a plain line now and then, without control codes.
+On a terminal, progress is a bar; elsewhere it is a line at intervals, without control codes.
 """
 
 import json
@@ -34,7 +34,7 @@ def stderr() -> Console:
 
 
 def print_json(document: object) -> None:
-    """Write one JSON document to stdout: indented for a person, on one line for a program."""
+    """Write one JSON document to stdout: indented on a terminal, otherwise on one line."""
     indent = 2 if sys.stdout.isatty() else None
     sys.stdout.write(json.dumps(document, indent=indent) + "\n")
 
@@ -50,12 +50,12 @@ def print_note(message: str) -> None:
 
 
 def print_line(line: Text, console: Console) -> None:
-    """Write one line: a terminal breaks it between words, elsewhere it stays whole."""
+    """Write one line; only a terminal wraps it, between words."""
     console.print(line, soft_wrap=not console.is_terminal)
 
 
 def one_line(text: str) -> str:
-    """Escape what would break a line or drive the terminal, as a file's name may."""
+    """Escape line breaks and control codes, which file names can contain."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -69,14 +69,14 @@ def bar(fraction: float, width: int, console: Console) -> str:
     return ("-" if console.options.ascii_only else "━") * round(fraction * width)
 
 
-def counted(number: int, thing: str) -> str:
-    """Write a number with what it counts: "1 epoch", "1,200 epochs"."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: "1 epoch", "1,200 epochs"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def class_label(name: str, title: str) -> str:
-    """Write a class for a person: its name in the data, and its title where that says more."""
-    return one_line(name if title == name else f"{name} ({title})")
+def class_label(name: str, display_name: str) -> str:
+    """Write a class as its name in the data, with its display name if that differs."""
+    return one_line(name if display_name == name else f"{name} ({display_name})")
 
 
 def duration(seconds: float) -> str:
@@ -87,31 +87,31 @@ def duration(seconds: float) -> str:
 
 
 @dataclass
-class Pace:
-    """How far a piece of work is, and how fast it goes."""
+class TaskProgress:
+    """Units done and speed of one task."""
 
     label: str
     total: int
     unit: str
-    began: float
+    started: float
     done: int = 0
     text: str = ""
-    first: tuple[float, int] | None = None
+    first_report: tuple[float, int] | None = None
 
     def advance(self, count: int, text: str = "") -> None:
         """Count `count` more units as done."""
         self.done += count
         self.text = text or self.text
-        # The rate counts from the first report on: that one may stand for work done long ago, as
-        # in a training that goes on, or take long, as a first batch does.
-        self.first = self.first or (time.monotonic(), self.done)
+        # The rate is measured from the first report on. That report can be for earlier work, as in
+        # a resumed training, or for a slow first batch.
+        self.first_report = self.first_report or (time.monotonic(), self.done)
 
     @property
     def rate(self) -> float:
-        """Units per second since the first report; 0 where that cannot be told yet."""
-        if self.first is None:
+        """Units per second since the first report; 0 if not known yet."""
+        if self.first_report is None:
             return 0.0
-        since, done = self.first
+        since, done = self.first_report
         seconds = time.monotonic() - since
         return (self.done - done) / seconds if seconds > 0 else 0.0
 
@@ -120,14 +120,14 @@ class Pace:
         parts = [f"{self.done:,}/{self.total:,} {self.unit}"]
         if rate := self.rate:
             parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
-        parts.append(duration(time.monotonic() - self.began))
+        parts.append(duration(time.monotonic() - self.started))
         if rate and self.done < self.total:
             parts.append(f"{duration((self.total - self.done) / rate)} left")
         return ", ".join([*parts, self.text] if self.text else parts)
 
 
-class Lines:
-    """Progress for logs and pipes: a plain line at most every ten seconds."""
+class LogProgress:
+    """Progress for logs and pipes: a line at most every ten seconds."""
 
     def __init__(self, console: Console, seconds: float = SECONDS_BETWEEN_LINES) -> None:
         self.console, self.seconds = console, seconds
@@ -135,39 +135,39 @@ class Lines:
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[Advance]:
-        """Write how the work goes, when enough time has passed since the last line."""
-        pace = Pace(label, total, unit, began=time.monotonic())
+        """Write the state of the task when enough time has passed since the last line."""
+        state = TaskProgress(label, total, unit, started=time.monotonic())
 
         def advance(count: int, text: str = "") -> None:
-            pace.advance(count, text)
+            state.advance(count, text)
             if time.monotonic() - self.written >= self.seconds:
-                self.note(f"{label}: {pace.describe()}")
+                self.note(f"{label}: {state.describe()}")
                 self.written = time.monotonic()
 
         yield advance
 
     def note(self, message: str) -> None:
-        """Write one line, at once."""
+        """Write one line immediately."""
         print_line(Text(one_line(message)), self.console)
 
 
-class PaceColumn(ProgressColumn):
-    """The figures to the right of a bar."""
+class StateColumn(ProgressColumn):
+    """The text to the right of a bar."""
 
     def render(self, task: Task) -> Text:
-        """Describe the task's pace as of now."""
-        pace: Pace = task.fields["pace"]
-        return Text(pace.describe())
+        """Describe the current state of the task."""
+        state: TaskProgress = task.fields["state"]
+        return Text(state.describe())
 
 
 class NarrowProgress(RichProgress):
-    """Bars that leave room at the end of the line for the ^C that a terminal shows for Ctrl-C.
+    """Bars that leave three columns free for the ^C that a terminal shows on Ctrl-C.
 
-    In a full line it would begin a new one, and the bar could no longer be wiped off.
+    In a full line, ^C would wrap to the next line, and the bar could not be erased.
     """
 
     def __init__(self, *columns: ProgressColumn, console: Console) -> None:
-        self.screen = console  # before the rest, which draws at once
+        self.screen = console  # set first: the next line draws immediately
         super().__init__(*columns, console=console, transient=True, expand=True)
 
     def get_renderable(self) -> RenderableType:
@@ -175,46 +175,46 @@ class NarrowProgress(RichProgress):
         return Constrain(super().get_renderable(), self.screen.width - 3)
 
 
-class Bars:
-    """Progress for terminals: a bar for each piece of work under way, gone when it ends."""
+class BarProgress:
+    """Progress for terminals: a bar for each running task, removed when the task ends."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.drawn: RichProgress | None = None
+        self.display: RichProgress | None = None
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[Advance]:
-        """Draw a bar until the context ends; inside another task's context, below its bar."""
-        with self.drawing() as drawn:
-            pace = Pace(label, total, unit, began=time.monotonic())
-            task = drawn.add_task(label, total=total, pace=pace)
+        """Draw a bar until the context ends; a nested task's bar is drawn below."""
+        with self.open_display() as display:
+            state = TaskProgress(label, total, unit, started=time.monotonic())
+            task = display.add_task(label, total=total, state=state)
 
             def advance(count: int, text: str = "") -> None:
-                pace.advance(count, text)
-                drawn.advance(task, count)
+                state.advance(count, text)
+                display.advance(task, count)
 
             try:
                 yield advance
             finally:
-                drawn.remove_task(task)
+                display.remove_task(task)
 
     @contextmanager
-    def drawing(self) -> Iterator[RichProgress]:
-        """Open the area of the screen where bars are drawn, or join the one that is open."""
-        if self.drawn is not None:
-            yield self.drawn
+    def open_display(self) -> Iterator[RichProgress]:
+        """Open the part of the screen that shows bars, or return the one that is open."""
+        if self.display is not None:
+            yield self.display
             return
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            PaceColumn(table_column=Column(no_wrap=True)),
+            StateColumn(table_column=Column(no_wrap=True)),
         )
-        with NarrowProgress(*columns, console=self.console) as drawn:
-            self.drawn = drawn
+        with NarrowProgress(*columns, console=self.console) as display:
+            self.display = display
             try:
-                yield drawn
+                yield display
             finally:
-                self.drawn = None
+                self.display = None
 
     def note(self, message: str) -> None:
         """Write one line above the bars."""
@@ -222,13 +222,13 @@ class Bars:
 
 
 def progress() -> Progress:
-    """Return what reports long work on stderr, as that is a terminal or not."""
+    """Return the progress display for stderr: bars on a terminal, otherwise lines."""
     console = stderr()
-    return Bars(console) if console.is_interactive else Lines(console)
+    return BarProgress(console) if console.is_interactive else LogProgress(console)
 
 
 def plain_table(*columns: str, right: tuple[str, ...] = (), gap: int = 2) -> Table:
-    """Begin a table without frame; the columns named in `right` are set flush right."""
+    """Return an empty table without a frame; the columns named in `right` are right-aligned."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
@@ -236,6 +236,6 @@ def plain_table(*columns: str, right: tuple[str, ...] = (), gap: int = 2) -> Tab
 
 
 def fits(table: Table, console: Console) -> bool:
-    """Tell whether a table can be printed without shortening anything."""
+    """Return whether the console is wide enough to print the table in full."""
     unlimited = console.options.update(width=10_000)
     return console.measure(table, options=unlimited).maximum <= console.width

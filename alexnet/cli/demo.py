@@ -1,4 +1,4 @@
-"""`alexnet demo`: every stage on the drawings that the package makes."""
+"""`alexnet demo`: every stage on generated drawings."""
 
 import shlex
 from pathlib import Path
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from alexnet.demo import DemoReport
     from alexnet.evaluate import Evaluation
 
+Out = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Folder for the data, the run and the report.")
+]
+
 
 def demo(
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder for the data, the run and the report.")
-    ] = Path("runs/demo"),
+    out: Out = Path("runs/demo"),
     *,
     epochs: Epochs = None,
     seed: Seed = None,
@@ -34,10 +36,10 @@ def demo(
     plain: Plain = False,
     json: Json = False,
 ) -> None:
-    """Run every stage on drawings, in a few minutes.
+    """Run every stage on generated drawings, in a few minutes.
 
     Makes the drawings, trains a small AlexNet on them, evaluates it with one
-    view and with ten, predicts some pictures and writes a page about it all.
+    view and with ten, predicts some pictures and writes a report page.
 
     Examples:
 
@@ -61,7 +63,7 @@ def demo(
 
 
 def show(report: "DemoReport", console: Console) -> None:
-    """Print a summary of one screen and where the page is."""
+    """Print a summary of one screen and the path of the page."""
     train = report.train
     console.print(
         f"{train.model}: {counted(train.epochs, 'epoch')} in {duration(train.seconds)}, "
@@ -74,8 +76,8 @@ def show(report: "DemoReport", console: Console) -> None:
         table.add_row(name, *figures)
     console.print(table)
     table = plain_table("picture of", "most probable class")
-    for truth, answers in answers_by_class(report).items():
-        table.add_row(truth, ", ".join(answers))
+    for truth, predictions in predictions_by_class(report).items():
+        table.add_row(truth, ", ".join(predictions))
     console.print()
     console.print(table)
     run, pictures = shlex.quote(report.run), shlex.quote(f"{report.out}/pictures")
@@ -87,7 +89,7 @@ def show(report: "DemoReport", console: Console) -> None:
 
 
 def measures(evaluations: "list[Evaluation]") -> dict[str, list[str]]:
-    """Write each measure for one view and for ten."""
+    """Return each measure as text, for one view and for ten."""
     return {
         "top-1 error": [percent(each.top1_error) for each in evaluations],
         "top-5 error": [percent(each.top5_error) for each in evaluations],
@@ -95,10 +97,10 @@ def measures(evaluations: "list[Evaluation]") -> dict[str, list[str]]:
     }
 
 
-def answers_by_class(report: "DemoReport") -> dict[str, list[str]]:
-    """Gather what the network says about the pictures of each true class: "star 98%"."""
-    answers: dict[str, list[str]] = {}
+def predictions_by_class(report: "DemoReport") -> dict[str, list[str]]:
+    """Group the best prediction for each picture, such as "star 98%", by its true class."""
+    grouped: dict[str, list[str]] = {}
     for truth, prediction in zip(report.truths, report.predictions, strict=True):
         name, probability = prediction.predictions[0]
-        answers.setdefault(truth, []).append(f"{name} {probability:.0%}")
-    return answers
+        grouped.setdefault(truth, []).append(f"{name} {probability:.0%}")
+    return grouped

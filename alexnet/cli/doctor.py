@@ -1,4 +1,4 @@
-"""`alexnet doctor`: is a data set, a run directory or an archive whole, and plausible?"""
+"""`alexnet doctor`: check a data set, a run directory or archives for damage."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,39 +15,34 @@ from alexnet.cli.console import (
     progress,
     stdout,
 )
-from alexnet.cli.options import Json
+from alexnet.cli.options import Json, option
 
 if TYPE_CHECKING:
     from alexnet.doctor import Diagnosis
 
-WORDS = {"damage": "damaged", "warning": "warning", "note": "note"}
+LABELS = {"damage": "damaged", "warning": "warning", "note": "note"}
+
+Target = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA|RUN",
+        help="Packed data set, run directory, or a folder with ImageNet's archives.",
+    ),
+]
+Source = Annotated[
+    Path | None,
+    option("--source FOLDER", "ImageNet's archives that DATA was made from, to check as well."),
+]
 
 
-def doctor(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA|RUN",
-            help="Packed data set, run directory, or a folder with ImageNet's archives.",
-        ),
-    ],
-    *,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="ImageNet's archives that DATA was made of: checked, too."
-        ),
-    ] = None,
-    json: Json = False,
-) -> int:
-    """Examine a data set or a run.
+def doctor(path: Target, *, source: Source = None, json: Json = False) -> int:
+    """Check a data set or a run for damage.
 
-    Checksums, counts, class balance, duplicates, broken and empty images,
-    finite weights that fit the network; ImageNet's published counts and
-    MD5s. Says what is wrong and what to do. Nothing is changed.
+    Verifies checksums, counts, class balance, duplicates, broken and empty
+    images; that weights are finite and fit the network; ImageNet's published
+    counts and MD5s. Reports what is wrong and what to do. Changes nothing.
 
-    Exit code 0 when it is sound, 3 or 4 when it is damaged; warnings do not
-    count.
+    Exit code 0: no damage; 3 or 4: damaged. Warnings do not count.
 
     Examples:
 
@@ -66,7 +61,7 @@ def doctor(
 
 
 def show(diagnosis: "Diagnosis", console: Console) -> None:
-    """Print the counts, each finding with what to do about it, and the verdict."""
+    """Print the counts, each finding with its remedy, and the verdict."""
     if splits := diagnosis.facts.get("splits"):
         counts = ("images", "classes", "smallest class", "largest class")
         table = plain_table("split", *counts, right=counts)
@@ -78,13 +73,13 @@ def show(diagnosis: "Diagnosis", console: Console) -> None:
         console.print()
     lines = []
     for finding in diagnosis.findings:
-        lines.append(one_line(f"{WORDS[finding.weight]}: {finding.check}: {finding.what}"))
+        lines.append(one_line(f"{LABELS[finding.weight]}: {finding.check}: {finding.what}"))
         lines += [f"    {one_line(example)}" for example in finding.examples]
         if finding.remedy:
             lines.append(f"  > {one_line(finding.remedy)}")
     weights = [finding.weight for finding in diagnosis.findings]
     warned = counted(weights.count("warning"), "warning")
     verdict = "sound" if diagnosis.sound else "damaged"
-    place = one_line(diagnosis.path)
-    lines.append(f"{diagnosis.kind} {place}: {verdict}, {warned} ({duration(diagnosis.seconds)})")
+    path = one_line(diagnosis.path)
+    lines.append(f"{diagnosis.kind} {path}: {verdict}, {warned} ({duration(diagnosis.seconds)})")
     console.print("\n".join(lines), soft_wrap=True)

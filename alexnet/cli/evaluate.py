@@ -1,4 +1,4 @@
-"""`alexnet evaluate`: what a trained network gets wrong on a split of a data set."""
+"""`alexnet evaluate`: the errors of a trained network on a split of a data set."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ from alexnet.cli.console import (
     progress,
     stdout,
 )
-from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator
+from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator, option
 from alexnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,18 +26,21 @@ if TYPE_CHECKING:
 
 CLASSES_SHOWN = 20
 
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN... DATA",
+        help="Run directory, or several to average, and the packed data set.",
+    ),
+]
+Split = Annotated[str, option("--split NAME", "train, val or test.")]
+
 
 def evaluate(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN... DATA",
-            help="Run directory, or several to average, and the packed data set.",
-        ),
-    ],
+    paths: Paths,
     *,
     views: Views = "1",
-    split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "val",
+    split: Split = "val",
     weights: Weights = "best",
     device: Device = "auto",
     plain: Plain = False,
@@ -45,9 +48,9 @@ def evaluate(
 ) -> None:
     """Measure a trained network's errors.
 
-    Top-1 and top-5 error, loss, figures per class and the confusion matrix;
-    several runs are averaged, as the paper averages five nets;
-    every image of the split counts exactly once.
+    Prints top-1 and top-5 error, loss, figures per class and the confusion
+    matrix. Several runs are averaged, as the paper averages five networks.
+    Every image of the split counts exactly once.
 
     Examples:
 
@@ -66,7 +69,7 @@ def evaluate(
         data,
         views=int(views),
         split=split,
-        which=weights,
+        checkpoint=weights,
         device=device,
         progress=progress(),
         accelerate=accelerator(plain),
@@ -79,7 +82,7 @@ def evaluate(
 
 
 def show(result: "Evaluation", labels: list[str], console: Console) -> None:
-    """Print the errors, the classes with the worst first, and the confusion matrix if it fits."""
+    """Print the errors, the classes from the worst on, and the confusion matrix if it fits."""
     images, views = counted(result.images, "image"), counted(result.views, "view")
     console.print(f"{result.split}: {images}, {views} of each\n")
     for name, error in (("top-1", result.top1_error), ("top-5", result.top5_error)):
@@ -98,28 +101,28 @@ def show(result: "Evaluation", labels: list[str], console: Console) -> None:
 
 
 def class_table(result: "Evaluation", labels: list[str]) -> Table:
-    """Lay out a row for each class, the worst first, with the class it is most often taken for."""
+    """Lay out a row for each class, the worst first, with its most frequent wrong prediction."""
     columns = ("images", "top-1 error", "top-5 error")
-    table = plain_table("class", *columns, "most often taken for", right=columns)
+    table = plain_table("class", *columns, "most frequent mistake", right=columns)
     order = [index for index, row in enumerate(result.per_class) if row["images"]]
     order.sort(key=lambda index: -result.per_class[index]["top1_error"])
     for index in order[:CLASSES_SHOWN]:
         row = result.per_class[index]
         errors = [percent(row[name]) for name in ("top1_error", "top5_error")]
-        taken_for = most_confused(result.confusion[index], index, labels)
-        table.add_row(labels[index], f"{row['images']:,}", *errors, taken_for)
+        mistake = most_frequent_mistake(result.confusion[index], index, labels)
+        table.add_row(labels[index], f"{row['images']:,}", *errors, mistake)
     return table
 
 
-def most_confused(counts: list[int], right: int, labels: list[str]) -> str:
-    """Name the wrong class that images of class `right` are most often taken for: "cat (3)"."""
+def most_frequent_mistake(counts: list[int], right: int, labels: list[str]) -> str:
+    """Name the wrong class that is predicted most often for class `right`: "cat (3)"."""
     wrong = [0 if index == right else count for index, count in enumerate(counts)]
     most = max(wrong)
     return f"{labels[wrong.index(most)]} ({most:,})" if most else ""
 
 
 def confusion_table(confusion: list[list[int]], labels: list[str]) -> Table:
-    """Lay out the confusion matrix with numbered columns; "." stands for no image."""
+    """Lay out the confusion matrix with numbered columns; "." is no image."""
     numbers = [str(index + 1) for index in range(len(labels))]
     table = plain_table("class", *numbers, right=tuple(numbers), gap=1)
     for number, label, counts in zip(numbers, labels, confusion, strict=True):

@@ -1,4 +1,4 @@
-"""`alexnet export`: a run to the files of other engines."""
+"""`alexnet export`: from a run directory to a file for other engines."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,68 +7,75 @@ import typer
 from rich.console import Console
 
 from alexnet.cli.console import counted, percent, plain_table, print_json, progress, stdout
-from alexnet.cli.options import Json, Weights
+from alexnet.cli.options import Json, Weights, flag, option
 
 if TYPE_CHECKING:
     from alexnet.convert import ExportReport
 
 CHECK = "Check"
 
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+Out = Annotated[
+    Path, typer.Argument(metavar="OUT", help="File to write, or folder for the format caffe.")
+]
+Format = Annotated[
+    Literal["onnx", "torch-export", "safetensors", "caffe"],
+    option(
+        "--format NAME",
+        "onnx (any engine), torch-export (PyTorch without this package), safetensors (weights "
+        "only) or caffe (a folder).",
+    ),
+]
+WithPreprocessing = Annotated[
+    bool,
+    flag(
+        "--with-preprocessing",
+        "Include crop, mean and softmax: 8-bit RGB images in, probabilities out (onnx).",
+    ),
+]
+Int8 = Annotated[
+    bool,
+    flag(
+        "--int8",
+        "Store fully connected layers in 8 bits, a quarter of the size (onnx; needs --check).",
+    ),
+]
+Check = Annotated[
+    Path | None,
+    option(
+        "--check DATA",
+        "Packed data set on which file and run are compared. Default: synthetic images.",
+        CHECK,
+    ),
+]
+CheckImages = Annotated[
+    int,
+    option(
+        "--check-images N",
+        "Number of its validation images to use, evenly spread; 0: all.",
+        CHECK,
+        min=0,
+    ),
+]
+
 
 def export(  # noqa: PLR0913 - typer makes an option of each parameter
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; for caffe a folder.")],
+    run: Run,
+    out: Out,
     *,
-    format: Annotated[  # noqa: A002 - the word that everybody uses
-        Literal["onnx", "torch-export", "safetensors", "caffe"],
-        typer.Option(
-            metavar="NAME",
-            help="onnx (any engine), torch-export (PyTorch without this package), safetensors "
-            "(weights alone) or caffe (a folder).",
-        ),
-    ] = "onnx",
-    with_preprocessing: Annotated[
-        bool,
-        typer.Option(
-            "--with-preprocessing",
-            metavar="",
-            help="8-bit RGB images in, probabilities out: crop, mean and softmax in the file "
-            "(onnx).",
-        ),
-    ] = False,
-    int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8",
-            metavar="",
-            help="Fully connected layers in 8 bits, a quarter of the size (onnx; needs --check).",
-        ),
-    ] = False,
+    format: Format = "onnx",  # noqa: A002 - the name of the option
+    with_preprocessing: WithPreprocessing = False,
+    int8: Int8 = False,
     weights: Weights = "best",
-    check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DATA",
-            help="Packed data set to compare file and run on; without it, made-up images.",
-            rich_help_panel=CHECK,
-        ),
-    ] = None,
-    check_images: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="How many of its validation images, evenly spread; 0 for all.",
-            rich_help_panel=CHECK,
-        ),
-    ] = 256,
+    check: Check = None,
+    check_images: CheckImages = 256,
     json: Json = False,
 ) -> None:
     """Export a run's network for other engines.
 
-    The file is opened again, by another engine where there is one, and answers
-    the same images as the run; it gets its name only if the answers are equal.
-    Classes and preprocessing are in the file.
+    The file is opened again, by another engine if there is one, and its
+    outputs are compared with the run's on the same images. It gets its name
+    only if they agree. The file includes classes and preprocessing.
 
     Examples:
 
@@ -83,7 +90,7 @@ def export(  # noqa: PLR0913 - typer makes an option of each parameter
         run,
         out,
         format,
-        which=weights,
+        checkpoint=weights,
         with_preprocessing=with_preprocessing,
         int8=int8,
         check=check,
@@ -97,13 +104,13 @@ def export(  # noqa: PLR0913 - typer makes an option of each parameter
 
 
 def show(report: "ExportReport", console: Console) -> None:
-    """Print what was written, how far its answers are from the run's, and both errors."""
+    """Print the file, the largest difference from the run's outputs, and the errors of both."""
     compared = report.comparison
     console.print(
         f"{report.out}: {report.model} as {report.format}{', int8' if report.int8 else ''}, "
         f"{report.bytes / 1e6:,.1f} MB\n"
         f"checked on {counted(compared.images, 'image')} with {report.engine}: largest difference "
-        f"{compared.largest_difference:.2g}, largest answer {compared.largest_answer:.3g}",
+        f"{compared.largest_difference:.2g}, largest output {compared.largest_answer:.3g}",
         soft_wrap=True,
     )
     if errors := compared.errors:

@@ -1,5 +1,6 @@
-"""`alexnet features`: what the layers of a network give for images."""
+"""`alexnet features`: the outputs of a network's layers for images."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,40 +8,41 @@ import typer
 from rich.console import Console
 
 from alexnet.cli.console import counted, plain_table, print_error, print_json, progress, stdout
-from alexnet.cli.options import Device, Json, Weights
+from alexnet.cli.options import Device, Json, Weights, flag, option
 from alexnet.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from alexnet.analysis.feature_files import FeatureReport
 
+Images = Annotated[
+    Path | None, typer.Argument(metavar="IMAGES", help="An image file, or a folder of them.")
+]
+Out = Annotated[Path | None, typer.Argument(metavar="OUT", help="File to write: .npy or .parquet.")]
+TrainedRun = Annotated[Path, option("--run RUN", "Run directory.")]
+Layers = Annotated[
+    list[str] | None, option("--layer NAME", "A layer, such as fc7. Can be repeated.")
+]
+List = Annotated[bool, flag("--list", "Show the layers with their sizes, and stop.")]
+
 
 def features(
-    images: Annotated[
-        Path | None, typer.Argument(metavar="IMAGES", help="An image file, or a folder of them.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Argument(metavar="OUT", help="File to write: .npy or .parquet.")
-    ] = None,
+    images: Images = None,
+    out: Out = None,
     *,
-    run: Annotated[Path, typer.Option(metavar="RUN", help="Run directory.")],
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A row of the network, such as fc7; can be repeated."),
-    ] = None,
-    show_list: Annotated[
-        bool, typer.Option("--list", metavar="", help="Show the rows and their sizes, and stop.")
-    ] = False,
+    run: TrainedRun,
+    layer: Layers = None,
+    show_list: List = False,
     weights: Weights = "best",
     device: Device = "auto",
     json: Json = False,
 ) -> int:
-    """Write what layers of a network give for images.
+    """Write the outputs of a network's layers for images.
 
-    OUT.npy is an array with a row for each image, whose names stand in
-    OUT-images.txt; with several layers there is one array for each.
-    OUT.parquet is a table of names and layers.
+    OUT.npy is an array with one row per image; OUT-images.txt has the names
+    of the images. With several layers, each has its own array. OUT.parquet
+    is a table of names and layers.
 
-    conv5 is a layer before its activation, relu5 the same after it.
+    conv5 is the layer before its activation, relu5 the same after it.
 
     Examples:
 
@@ -56,9 +58,11 @@ def features(
         show_layers(layer_shapes(Run.open(run).new_model()), stdout(), as_json=json)
         return 0
     if images is None or out is None or not layer:
-        raise UsageError("features takes IMAGES, OUT and at least one --layer; --list shows them")
+        raise UsageError(
+            "features takes IMAGES, OUT and at least one --layer; --list shows the layers"
+        )
     bad: list[DataError] = []
-    tapped = Tapped(run, layer, which=weights, device=device)
+    tapped = Tapped(run, layer, checkpoint=weights, device=device)
     report = write_features(images, out, tapped, on_bad=bad.append, progress=progress())
     if json:
         print_json(report.as_json())
@@ -72,21 +76,18 @@ def features(
 def show_layers(
     shapes: dict[str, tuple[int, ...]], console: Console, *, as_json: bool = False
 ) -> None:
-    """Print the names of the rows with the sizes of what they give."""
+    """Print the layers with the sizes of their outputs."""
     if as_json:
         print_json(shapes)
         return
-    table = plain_table("layer", "output", "numbers", right=("output", "numbers"))
+    table = plain_table("layer", "output", "values", right=("output", "values"))
     for name, shape in shapes.items():
-        count = 1
-        for side in shape:
-            count *= side
-        table.add_row(name, "x".join(map(str, shape)), f"{count:,}")
+        table.add_row(name, "x".join(map(str, shape)), f"{math.prod(shape):,}")
     console.print(table)
 
 
 def show(report: "FeatureReport", console: Console) -> None:
-    """Print what is in the files."""
+    """Print the layers, their shapes and the files written."""
     console.print(counted(report.images, "image"))
     for name, shape in report.layers.items():
         console.print(f"{name}: {' x '.join(map(str, shape))}")

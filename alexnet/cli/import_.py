@@ -1,4 +1,4 @@
-"""`alexnet import`: weights from elsewhere to a run directory."""
+"""`alexnet import`: from weights of other frameworks to a run directory."""
 
 import shlex
 from pathlib import Path
@@ -8,77 +8,81 @@ import typer
 from rich.console import Console
 
 from alexnet.cli.console import one_line, print_json, progress, stdout
-from alexnet.cli.options import OUTPUT, Json
-from alexnet.networks import NAMES
+from alexnet.cli.options import NETWORKS, OUTPUT, Json, option
 
 if TYPE_CHECKING:
     from alexnet.convert import ImportReport
 
 IMAGES = "Images"
 
+Weights = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="Weights: a .pth, .safetensors, .caffemodel or .onnx file; or torchvision, to "
+        "download.",
+    ),
+]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Run directory to create.")]
+Network = Annotated[
+    str | None,
+    option("--model NAME", f"{NETWORKS} Needed if the file does not determine it."),
+]
+Classes = Annotated[
+    Path | None,
+    option(
+        "--classes FILE",
+        "Class names: a packed data set, a text file with one class per line such as "
+        "synset_words.txt, or a JSON file. Default: numbers.",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    option(
+        "--mean FILE|R,G,B",
+        "Mean to subtract from the images: a .binaryproto or .npy file, or three numbers.",
+        IMAGES,
+    ),
+]
+Preprocessing = Annotated[
+    Literal["alexnet", "caffe", "torchvision"] | None,
+    option(
+        "--preprocessing NAME",
+        "Input that the weights expect: caffe (BGR, 0-255), torchvision (RGB, 0-1, divided by "
+        "standard deviations) or alexnet (RGB, 0-255). Needed if the file does not determine it.",
+        IMAGES,
+    ),
+]
+Size = Annotated[
+    int | None,
+    option(
+        "--size N",
+        "Side of the images before the crop. Default for crops of 224 and 227: 256.",
+        IMAGES,
+    ),
+]
+Mirror = Annotated[
+    str | None, option("--mirror URL", "Download from this address instead.", OUTPUT)
+]
+
 
 def import_(  # noqa: PLR0913 - typer makes an option of each parameter
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE",
-            help="Weights: .pth, .safetensors, .caffemodel or .onnx; or torchvision, to download.",
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Run directory to make.")],
+    file: Weights,
+    out: Out,
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Network that the weights are of, where the file leaves it open: "
-            f"{', '.join(NAMES)}.",
-        ),
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Names of the classes: a packed data set, a text with a line for each such as "
-            "synset_words.txt, or JSON; without it, numbers.",
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|R,G,B",
-            help="What is subtracted from the images: a .binaryproto or .npy, or three numbers.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = None,
-    preprocessing: Annotated[
-        Literal["alexnet", "caffe", "torchvision"] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Whose images the weights are for, where the file leaves it open: caffe (BGR, "
-            "0-255), torchvision (RGB, 0-1, divided by deviations) or alexnet (RGB, 0-255).",
-            rich_help_panel=IMAGES,
-        ),
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Side of the images that the network's input is cut from; 256 for 224 and 227.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = None,
-    mirror: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Where to download from instead.", rich_help_panel=OUTPUT),
-    ] = None,
+    model: Network = None,
+    classes: Classes = None,
+    mean: Mean = None,
+    preprocessing: Preprocessing = None,
+    size: Size = None,
+    mirror: Mirror = None,
     json: Json = False,
 ) -> None:
-    """Make a run directory from weights of others.
+    """Make a run directory from weights of other frameworks.
 
-    The network is rewritten to take images as all networks here do, so that
-    the other commands need not be told where it came from. Nothing in the file
-    is executed.
+    The network is rewritten for the input that all networks of this package
+    take, so that the other commands work as with any run. No code in the
+    file is executed.
 
     Examples:
 
@@ -106,10 +110,10 @@ def import_(  # noqa: PLR0913 - typer makes an option of each parameter
 
 
 def show(report: "ImportReport", console: Console) -> None:
-    """Print how the file was understood and what can be done next."""
+    """Print how the file was read and the command that can follow."""
     folder = shlex.quote(report.run)
     mean = ", ".join(f"{value:.4g}" for value in report.mean)
-    square = "both sides" if report.resize == "warp" else "the short side"
+    square = "both sides" if report.resize == "warp" else "the shorter side"
     console.print(
         f"{report.format}: {one_line(report.model)}, {report.classes:,} classes, "
         f"{report.parameters:,} parameters\n"

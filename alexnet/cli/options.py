@@ -1,125 +1,90 @@
-"""The options that several commands share: the same word, meaning and help everywhere."""
+"""The options that several commands share: same name, same meaning, same help text."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from alexnet.config import Settings, override
 from alexnet.networks import NAMES
 from alexnet.recipes import list_recipes
 
 if TYPE_CHECKING:
-    from alexnet.train.processes import Accelerate
+    from alexnet.evaluate import Accelerate
 
 TRAINING, MACHINE, OUTPUT = "Training", "Machine", "Output"
+"""Titles of groups of options in the help text."""
+
+
+def option(usage: str, help: str, group: str | None = None, **limits: float) -> Any:  # noqa: A002
+    """Declare an option; `usage` is its name and its value: "--epochs N"."""
+    name, _, value = usage.partition(" ")
+    return typer.Option(name, metavar=value or None, help=help, rich_help_panel=group, **limits)  # type: ignore[arg-type]
+
+
+def flag(name: str, help: str, group: str | None = None) -> Any:  # noqa: A002
+    """Declare an option without a value."""
+    return typer.Option(name, metavar="", help=help, rich_help_panel=group)
+
+
+NETWORKS = f"Network: {', '.join(NAMES)}."
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help=f"Network: {', '.join(NAMES)}. "
-        "Without it the recipe's own, by the size of the images.",
-        rich_help_panel=TRAINING,
-    ),
+    option("--model NAME", f"{NETWORKS} Default: chosen by recipe and image size.", TRAINING),
 ]
 Recipe = Annotated[
     str | None,
-    typer.Option(
-        "--recipe",
-        metavar="NAME",
-        help=f"Named settings to begin with: {', '.join(list_recipes())}; small by default.",
-        rich_help_panel=TRAINING,
+    option(
+        "--recipe NAME",
+        f"Named settings to start from: {', '.join(list_recipes())}. Default: small.",
+        TRAINING,
     ),
 ]
-Epochs = Annotated[
-    int | None,
-    typer.Option(
-        "--epochs", metavar="N", help="Passes over the training images.", rich_help_panel=TRAINING
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        "--seed", metavar="N", help="Where all randomness begins.", rich_help_panel=TRAINING
-    ),
-]
+Epochs = Annotated[int | None, option("--epochs N", "Passes over the training images.", TRAINING)]
+Seed = Annotated[int | None, option("--seed N", "Seed of all random numbers.", TRAINING)]
 Changes = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Change any setting, such as lr=0.02; can be repeated. "
-        "An unknown name lists them all.",
-        rich_help_panel=TRAINING,
+    option(
+        "--set NAME=VALUE",
+        "Change a setting, such as lr=0.02. Can be repeated. An unknown name lists all settings.",
+        TRAINING,
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option(
-        "--device",
-        metavar="NAME",
-        help="auto (CUDA, then MPS, then the CPU), cpu, cuda, cuda:1 or mps.",
-        rich_help_panel=MACHINE,
+    option(
+        "--device NAME", "auto (CUDA, then MPS, then the CPU), cpu, cuda, cuda:1 or mps.", MACHINE
     ),
 ]
 Plain = Annotated[
     bool,
-    typer.Option(
-        "--plain",
-        metavar="",
-        help="Compute with PyTorch's own layers, without the faster kernels.",
-        rich_help_panel=MACHINE,
-    ),
+    flag("--plain", "Use PyTorch's own layers instead of the accelerated kernels.", MACHINE),
 ]
 Cache = Annotated[
     Literal["auto", "device", "host", "none"],
-    typer.Option(
-        "--cache",
-        metavar="NAME",
-        help="Where images are kept once read: device (a GPU's memory), host, none (read from "
-        "the disk each time), or auto, the first with room.",
-        rich_help_panel=MACHINE,
+    option(
+        "--cache NAME",
+        "Where images are cached: device (GPU memory), host (main memory), none (read from disk "
+        "each time) or auto (the first with room).",
+        MACHINE,
     ),
 ]
 Views = Annotated[
     Literal["1", "10"],
-    typer.Option(
+    option(
         "--views",
-        help="1: the centre of the image; 10: the mean over its corners and centre, each also "
+        "1: the centre crop; 10: the mean over the centre crop and four corner crops, each also "
         "mirrored, as in the paper.",
     ),
 ]
 Weights = Annotated[
     Literal["best", "last"],
-    typer.Option(
-        "--weights", help="The checkpoint with the lowest validation error, or the newest."
-    ),
+    option("--weights", "Checkpoint to use: lowest validation error, or newest."),
 ]
-Json = Annotated[
-    bool,
-    typer.Option(
-        "--json", metavar="", help="Print the result as one JSON document.", rich_help_panel=OUTPUT
-    ),
-]
-
-
-def change_settings(
-    settings: Settings,
-    *,
-    model: str | None,
-    epochs: int | None,
-    seed: int | None,
-    changes: list[str] | None,
-) -> Settings:
-    """Return `settings` with what the options of a command say; --set has the last word."""
-    options = {"model": model, "epochs": epochs, "seed": seed}
-    given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    return override(settings, [*given, *(changes or [])])
+Json = Annotated[bool, flag("--json", "Print the result as one JSON document.", OUTPUT)]
 
 
 def accelerator(plain: bool) -> "Accelerate | None":
-    """Return what makes a network's faster form, or None where it shall compute as it is."""
+    """Return the function that accelerates a network, or None for PyTorch's own layers."""
     from alexnet.kernels import accelerate
 
     return None if plain else accelerate

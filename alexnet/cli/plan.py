@@ -1,14 +1,12 @@
-"""`alexnet plan`: how long a training step would take on several devices."""
+"""`alexnet plan`: estimate the time of a training step on several devices."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
 from rich.console import Console
 
 from alexnet.cli.console import counted, plain_table, print_json, stdout
-from alexnet.cli.options import MACHINE, OUTPUT, TRAINING, Json
-from alexnet.networks import NAMES
+from alexnet.cli.options import MACHINE, NETWORKS, OUTPUT, TRAINING, Json, flag, option
 
 if TYPE_CHECKING:
     from alexnet.analysis.plan import ScalingPlan
@@ -16,88 +14,66 @@ if TYPE_CHECKING:
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2}
 
+Network = Annotated[str, option("--model NAME", NETWORKS, TRAINING)]
+BatchSizes = Annotated[
+    list[int] | None,
+    option(
+        "--batch-size N",
+        "Images per step, over all devices. Default: 1024. Can be repeated.",
+        TRAINING,
+    ),
+]
+Devices = Annotated[int, option("--devices N", "Number of devices.", MACHINE)]
+Speed = Annotated[
+    str,
+    option("--speed SPEED", "Images per second of one device in training, or its FLOP/s.", MACHINE),
+]
+MeasuredAt = Annotated[
+    int,
+    option("--measured-at N", "Batch size at which the images per second were measured.", MACHINE),
+]
+Memory = Annotated[str, option("--memory RATE", "Memory bandwidth of a device.", MACHINE)]
+Link = Annotated[
+    str, option("--link RATE", "Bandwidth of a device's link, in each direction.", MACHINE)
+]
+Latency = Annotated[str, option("--latency TIME", "Shortest time of a message.", MACHINE)]
+Activations = Annotated[
+    Literal["float32", "bfloat16"],
+    option("--activations", "Type in which activations are sent.", MACHINE),
+]
+Gradients = Annotated[
+    Literal["float32", "bfloat16"],
+    option("--gradients", "Type in which gradients of weights are sent.", MACHINE),
+]
+Overlap = Annotated[
+    bool,
+    option("--overlap/--no-overlap", "Send gradients during the backward pass.", MACHINE),
+]
+Layers = Annotated[bool, flag("--layers", "Show the bytes sent for each layer.", OUTPUT)]
+
 
 def plan(  # noqa: PLR0913 - typer makes an option of each parameter
     *,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help=f"Network: {', '.join(NAMES)}.", rich_help_panel=TRAINING
-        ),
-    ] = "alexnet",
-    batch_size: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="N",
-            help="Images per step, over all devices: 1024. Can be repeated.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    devices: Annotated[
-        int, typer.Option(metavar="N", help="How many there are.", rich_help_panel=MACHINE)
-    ] = 8,
-    speed: Annotated[
-        str,
-        typer.Option(
-            metavar="SPEED",
-            help="Images per second of one device in training, or its FLOP/s.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = "3000",
-    measured_at: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Batch size that the images per second belong to.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = 256,
-    memory: Annotated[
-        str,
-        typer.Option(metavar="RATE", help="What a device's memory moves.", rich_help_panel=MACHINE),
-    ] = "700GB/s",
-    link: Annotated[
-        str,
-        typer.Option(
-            metavar="RATE",
-            help="What a device can send, receiving as much.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = "10GB/s",
-    latency: Annotated[
-        str,
-        typer.Option(
-            metavar="TIME", help="What a message takes at least.", rich_help_panel=MACHINE
-        ),
-    ] = "10us",
-    activations: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option(help="What activations are sent as.", rich_help_panel=MACHINE),
-    ] = "float32",
-    gradients: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option(help="What gradients of weights are sent as.", rich_help_panel=MACHINE),
-    ] = "float32",
-    overlap: Annotated[
-        bool,
-        typer.Option(
-            help="Whether gradients are sent during the backward pass.", rich_help_panel=MACHINE
-        ),
-    ] = True,
-    layers: Annotated[
-        bool,
-        typer.Option(
-            "--layers", metavar="", help="Show what is sent for each layer.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
+    model: Network = "alexnet",
+    batch_size: BatchSizes = None,
+    devices: Devices = 8,
+    speed: Speed = "3000",
+    measured_at: MeasuredAt = 256,
+    memory: Memory = "700GB/s",
+    link: Link = "10GB/s",
+    latency: Latency = "10us",
+    activations: Activations = "float32",
+    gradients: Gradients = "float32",
+    overlap: Overlap = True,
+    layers: Layers = False,
     json: Json = False,
 ) -> None:
-    """ScalingPlan training on several devices: a model, not a measurement.
+    """Plan training on several devices: a model, not a measurement.
 
-    For a step in each mode: time to compute, bytes that each device sends
-    and their time, the part that is hidden behind computing, images per
-    second. The defaults are about a GPU of 2016 on PCIe 3.0. docs/scaling.md
-    says how it is worked out, and how near it comes to published trainings.
+    For a step in each mode: the time to compute, the bytes that each device
+    sends and their time, the part hidden behind computing, and images per
+    second. The defaults describe a GPU of 2016 on PCIe 3.0. docs/scaling.md
+    explains the model and compares it with published trainings.
 
     Examples:
 
@@ -137,7 +113,7 @@ def show(
     layers: bool,
     console: Console,
 ) -> None:
-    """Print the plans for each batch size, and which modes the network does not allow."""
+    """Print the plans for each batch size, and why other modes are not possible."""
     from alexnet.analysis.plan import MODES, obstacle
 
     for plans in found:
@@ -150,8 +126,8 @@ def show(
         if reason := obstacle(network, mode, devices):
             console.print(f"{mode}: not possible, {reason}")
     console.print(
-        "sent: by each device in a step, which takes the time of sending; hidden: the\n"
-        "part of it that passes while computing; efficiency: of as many times one device"
+        "sent: by each device in a step; sending: the time it takes; hidden: the part of\n"
+        "it that overlaps with computing; efficiency: speed / (devices x one device's)"
     )
 
 

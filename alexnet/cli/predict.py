@@ -1,4 +1,4 @@
-"""`alexnet predict`: classes with probabilities for files and folders."""
+"""`alexnet predict`: the most probable classes of image files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,25 +16,27 @@ from alexnet.cli.console import (
     progress,
     stdout,
 )
-from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator
+from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator, option
 from alexnet.errors import DataError
 
 if TYPE_CHECKING:
     from alexnet.predict import Prediction
+    from alexnet.storage.run import Run
 
 BAR_WIDTH = 24
 
+Images = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")
+]
+TrainedRun = Annotated[Path, option("--run RUN", "Run directory of alexnet train or import.")]
+Top = Annotated[int, option("--top N", "Number of classes to show for each image.")]
+
 
 def predict(
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Image files, or folders of them.")
-    ],
+    images: Images,
     *,
-    run: Annotated[
-        Path,
-        typer.Option(metavar="RUN", help="Run directory, made by alexnet train."),
-    ],
-    top: Annotated[int, typer.Option(metavar="N", help="Classes to show for each image.")] = 5,
+    run: TrainedRun,
+    top: Top = 5,
     views: Views = "1",
     weights: Weights = "best",
     device: Device = "auto",
@@ -43,8 +45,8 @@ def predict(
 ) -> int:
     """Predict the most probable classes of images.
 
-    Folders are searched at any depth. A file that is not an image is named
-    on stderr; the others are still predicted, and the exit code is then 3.
+    Folders are searched at any depth. A file that is not an image is
+    reported on stderr and makes the exit code 3; the others are predicted.
 
     Examples:
 
@@ -60,7 +62,7 @@ def predict(
         run,
         top=top,
         views=int(views),
-        which=weights,
+        checkpoint=weights,
         device=device,
         on_bad=bad.append,
         progress=progress(),
@@ -69,19 +71,20 @@ def predict(
     if json:
         print_json([prediction.as_json() for prediction in predictions])
     else:
-        opened = Run.open(run)
-        labels = {
-            name: class_label(name, title)
-            for name, title in zip(opened.classes, opened.titles, strict=True)
-        }
-        show(predictions, labels, stdout())
+        show(predictions, class_labels(Run.open(run)), stdout())
     for error in bad:
         print_error(str(error))
     return DataError.exit_code if bad else 0
 
 
+def class_labels(run: "Run") -> dict[str, str]:
+    """Return the label of each class, by its name in the data."""
+    names = zip(run.classes, run.titles, strict=True)
+    return {name: class_label(name, display_name) for name, display_name in names}
+
+
 def show(predictions: "list[Prediction]", labels: dict[str, str], console: Console) -> None:
-    """Print the name of each image and below it a bar for each class."""
+    """Print each image's path, and below it a bar for each class."""
     for number, prediction in enumerate(predictions):
         console.print(("\n" if number else "") + one_line(prediction.image), soft_wrap=True)
         for name, probability in prediction.predictions:

@@ -1,4 +1,4 @@
-"""`alexnet prepare`: images in folders or archives to a packed data set."""
+"""`alexnet prepare`: from images in folders or archives to a packed data set."""
 
 import shlex
 from pathlib import Path
@@ -16,91 +16,91 @@ from alexnet.cli.console import (
     progress,
     stdout,
 )
-from alexnet.cli.options import MACHINE, Json
+from alexnet.cli.options import MACHINE, Json, option
 
 if TYPE_CHECKING:
     from alexnet.prepare import PrepareReport
 
 IMAGES, IMAGENET = "Images", "ImageNet"
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder or tar file of class folders, or the archives of ImageNet or CIFAR-10.",
+    ),
+]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Packed data set to create.")]
+Size = Annotated[int, option("--size N", "Side of the stored images, in pixels.", IMAGES)]
+Resize = Annotated[
+    Literal["short", "warp"],
+    option(
+        "--resize",
+        "short: scale the shorter side, then crop the centre square; warp: scale both sides, as "
+        "Caffe's networks were trained.",
+        IMAGES,
+    ),
+]
+Store = Annotated[
+    Literal["raw", "jpeg"],
+    option(
+        "--store", "raw: 8-bit pixels, fast to read; jpeg: about a seventh of the space.", IMAGES
+    ),
+]
+ValFraction = Annotated[
+    float,
+    option(
+        "--val-fraction X",
+        "Fraction of each class for the validation split, if SOURCE has none.",
+        IMAGES,
+    ),
+]
+SplitSeed = Annotated[int, option("--seed N", "Seed for choosing those images.", IMAGES)]
+MaxRejects = Annotated[
+    int | None,
+    option(
+        "--max-rejects N",
+        "Fail if more images than this are unusable. Default: 100; for ImageNet 0.",
+        IMAGES,
+    ),
+]
+ValLabels = Annotated[
+    Path | None,
+    option(
+        "--val-labels FILE",
+        "Labels of the validation images, if they are not in class folders.",
+        IMAGENET,
+    ),
+]
+Devkit = Annotated[Path | None, option("--devkit PATH", "ILSVRC2012 development kit.", IMAGENET)]
+Workers = Annotated[
+    int | None, option("--workers N", "Worker processes. Default: one per core.", MACHINE)
+]
+
 
 def prepare(  # noqa: PLR0913 - typer makes an option of each parameter
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Folder or tar of class folders, ImageNet's or CIFAR-10's archives.",
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Packed data set to make.")],
+    source: Source,
+    out: Out,
     *,
-    size: Annotated[
-        int,
-        typer.Option(metavar="N", help="Side of the stored images.", rich_help_panel=IMAGES),
-    ] = 256,
-    resize: Annotated[
-        Literal["short", "warp"],
-        typer.Option(
-            help="short: scale the short side, keep the central square; warp: scale both sides, "
-            "as Caffe's networks were trained.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = "short",
-    store: Annotated[
-        Literal["raw", "jpeg"],
-        typer.Option(
-            help="raw: 8-bit pixels, quick to read; jpeg: about a seventh of the space.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = "raw",
-    val_fraction: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            help="Share of each class that becomes the validation split where SOURCE has none.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = 0.1,
-    seed: Annotated[
-        int,
-        typer.Option(metavar="N", help="Which images those are.", rich_help_panel=IMAGES),
-    ] = 0,
-    max_rejects: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Images that may be unusable before it is an error; 100, for ImageNet 0.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = None,
-    val_labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Labels of the validation images, where they lie in no class folders.",
-            rich_help_panel=IMAGENET,
-        ),
-    ] = None,
-    devkit: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="ILSVRC2012 development kit.", rich_help_panel=IMAGENET),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Processes; by default one per core.", rich_help_panel=MACHINE
-        ),
-    ] = None,
+    size: Size = 256,
+    resize: Resize = "short",
+    store: Store = "raw",
+    val_fraction: ValFraction = 0.1,
+    seed: SplitSeed = 0,
+    max_rejects: MaxRejects = None,
+    val_labels: ValLabels = None,
+    devkit: Devkit = None,
+    workers: Workers = None,
     json: Json = False,
 ) -> None:
     """Pack images into a data set.
 
-    The short side is scaled to --size, then the central square is kept;
+    The shorter side is scaled to --size, and the centre square is stored;
     --resize changes that.
 
-    SOURCE may have train/, val/ and test/ splits. What cannot be read is
-    listed with its reason. A prepare that was stopped goes on when the same
-    command is given again.
+    SOURCE may have train/, val/ and test/ splits. Files that cannot be read
+    are listed with the reason. To continue after an interruption, give the
+    same command again.
 
     Examples:
 
@@ -132,7 +132,7 @@ def prepare(  # noqa: PLR0913 - typer makes an option of each parameter
 
 
 def show(report: "PrepareReport", console: Console) -> None:
-    """Print the counts, the rejected images and what can be done next."""
+    """Print the counts, the rejected images and the command that can follow."""
     counts = ("images", "smallest class", "largest class")
     table = plain_table("split", *counts, right=counts)
     for name, facts in report.splits.items():

@@ -2,46 +2,43 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from alexnet.cli.console import fits, plain_table, print_json, stdout
-from alexnet.cli.options import Json
-from alexnet.networks import NAMES
+from alexnet.cli.options import NETWORKS, Json, option
 
 if TYPE_CHECKING:
     from alexnet.analysis.differences import Value
     from alexnet.analysis.summary import Row, Summary
 
+Network = Annotated[str, option("--model NAME", NETWORKS)]
+Classes = Annotated[int, option("--classes N", "Number of classes: the units of the last layer.")]
+Ablate = Annotated[
+    list[str] | None,
+    option(
+        "--ablate PART=KIND",
+        "Change a part of the network: activation, norm, overlap or without. Can be repeated. An "
+        "unknown one lists all of them.",
+    ),
+]
+Diff = Annotated[
+    tuple[str, str] | None,
+    option("--diff A B", "Show how network B differs from A; --ablate changes only B."),
+]
+
 
 def summary(
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help=f"Network: {', '.join(NAMES)}.")
-    ] = "alexnet",
-    classes: Annotated[
-        int, typer.Option(metavar="N", help="Number of classes: the units of the last layer.")
-    ] = 1000,
-    ablate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PART=KIND",
-            help="Change a part of the network: activation, norm, overlap or without. "
-            "Can be repeated; an unknown one lists them all.",
-        ),
-    ] = None,
-    diff: Annotated[
-        tuple[str, str] | None,
-        typer.Option(
-            metavar="A B", help="Show how network B differs from A; --ablate changes B only."
-        ),
-    ] = None,
+    model: Network = "alexnet",
+    classes: Classes = 1000,
+    ablate: Ablate = None,
+    diff: Diff = None,
     json: Json = False,
 ) -> None:
     """Show a network as a table.
 
-    Each layer with kernel, stride, padding, groups, activation, output size,
-    parameters and multiply-adds, measured on the live network.
+    Lists each layer with kernel, stride, padding, groups, activation, output
+    size, parameters and multiply-adds, measured on the live network.
 
     Examples:
 
@@ -86,7 +83,7 @@ def show_differences(first: "Summary", second: "Summary", console: Console) -> N
 
 
 def value_text(what: str, value: "Value") -> str:
-    """Write a value of a difference as the table of a network does; "-" for none."""
+    """Write a value of a difference as the layer table does; "-" for none."""
     match what, value:
         case _, None:
             return "PyTorch's own" if what == "start" else "-"
@@ -110,15 +107,15 @@ def totals(summary: "Summary") -> str:
 
 
 def show(summary: "Summary", console: Console) -> None:
-    """Print the table and totals; where the types do not fit in, they follow below it."""
+    """Print the table and totals; types that do not fit into the table follow below it."""
     table = layer_table(summary, types=True)
     if fits(table, console):
         console.print(table)
     else:
         kinds = {row.name.rstrip("0123456789"): row.type for row in rows_to_show(summary)}
-        words = [f"{name}: {kind}" for name, kind in kinds.items() if name != kind.lower()]
+        legend = [f"{name}: {kind}" for name, kind in kinds.items() if name != kind.lower()]
         console.print(layer_table(summary, types=False))
-        console.print("\n" + ", ".join(words))
+        console.print("\n" + ", ".join(legend))
     console.print(
         f"\n{totals(summary)}\n"
         "MACs: multiply-adds for one image. The last layer gives logits, before softmax."
@@ -126,7 +123,7 @@ def show(summary: "Summary", console: Console) -> None:
 
 
 def layer_table(summary: "Summary", *, types: bool) -> Table:
-    """Lay out a row for each layer; activation and dropout stand beside the layer they follow."""
+    """Lay out a row for each layer; its activation and dropout are a column."""
     sizes = ("kernel", "stride", "pad", "groups")
     counts = ("output", "parameters", "MACs")
     names = ("layer", *(["type"] if types else []), *sizes, "activation", *counts)
@@ -148,7 +145,7 @@ def layer_table(summary: "Summary", *, types: bool) -> Table:
 
 
 def rows_to_show(summary: "Summary") -> "list[Row]":
-    """Leave out the rows that stand in another one's column of activations."""
+    """Return all rows but those of activations, which are a column."""
     from alexnet.analysis.summary import ACTIVATIONS
 
     return [row for row in summary.layers if row.type not in ACTIVATIONS]

@@ -1,9 +1,9 @@
-"""`alexnet train`: packed data set in, run directory out."""
+"""`alexnet train`: from a packed data set to a run directory."""
 
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import typer
 from rich.console import Console
@@ -30,117 +30,122 @@ from alexnet.cli.options import (
     Recipe,
     Seed,
     accelerator,
-    change_settings,
+    flag,
+    option,
 )
 from alexnet.config import Settings
 from alexnet.errors import UsageError
 from alexnet.recipes import recipe as named_recipe
+from alexnet.settings_text import override
 
 if TYPE_CHECKING:
+    from alexnet.evaluate import Accelerate
     from alexnet.parallel import RankResult, TrainingSpec
     from alexnet.train import TrainReport
 
 PARALLEL = "Several devices"
 
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Packed data set.")]
+NewRun = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory to create.")]
+Resume = Annotated[bool, flag("--resume", "Continue from the last checkpoint.", TRAINING)]
+Init = Annotated[
+    Path | None,
+    option(
+        "--init RUN",
+        "Start from the weights of this run. If the classes differ, the last layer is initialised "
+        "anew.",
+        TRAINING,
+    ),
+]
+Freeze = Annotated[
+    str, option("--freeze LAYERS", "Layers that are not trained, such as conv1,conv2.", TRAINING)
+]
+Parallel = Annotated[
+    Literal["towers", "data", "hybrid"] | None,
+    option(
+        "--parallel MODE",
+        "Train with several processes. towers: two as in the paper, each with half of every "
+        "layer; data: each with a part of the batch; hybrid: as data for convolutions, with the "
+        "units of fully connected layers divided.",
+        PARALLEL,
+    ),
+]
+ProcessCount = Annotated[
+    int | None,
+    option(
+        "--processes N",
+        "Processes to start on this machine. Default: one per GPU. For several machines use "
+        "torchrun.",
+        PARALLEL,
+        min=1,
+    ),
+]
+MaxRestarts = Annotated[
+    int,
+    option(
+        "--max-restarts N",
+        "How often to restart all processes from the last checkpoint when one fails.",
+        PARALLEL,
+        min=0,
+    ),
+]
+Timeout = Annotated[
+    float,
+    option(
+        "--timeout SECONDS",
+        "How long a process waits for another before it gives up.",
+        PARALLEL,
+        min=0.1,
+    ),
+]
+Port = Annotated[
+    int,
+    option(
+        "--master-port N",
+        "TCP port where the processes meet; 0: any free one.",
+        PARALLEL,
+        min=0,
+        max=65535,
+    ),
+]
+ReportCommunication = Annotated[
+    bool,
+    flag(
+        "--report-communication",
+        "Show the bytes that each process sends per step, by layer, and its peak memory.",
+        PARALLEL,
+    ),
+]
+
+
+class Options(TypedDict):
+    """The options that mean the same for one process and for several."""
+
+    device: str
+    resume: bool
+    init: Path | None
+    cache: Literal["auto", "device", "host", "none"]
+    accelerate: "Accelerate | None"
+
 
 def train(  # noqa: PLR0913 - typer makes an option of each parameter
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Packed data set.")],
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory to make.")],
+    data: Data,
+    run: NewRun,
     *,
     recipe: Recipe = None,
     model: Model = None,
     epochs: Epochs = None,
     seed: Seed = None,
     changes: Changes = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            metavar="",
-            help="Go on after the last checkpoint.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = False,
-    init: Annotated[
-        Path | None,
-        typer.Option(
-            "--init",
-            metavar="RUN",
-            help="Start from the weights of this run; with other classes the last layer is new.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    freeze: Annotated[
-        str,
-        typer.Option(
-            "--freeze",
-            metavar="LAYERS",
-            help="Layers that do not learn: conv1,conv2.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = "",
-    parallel: Annotated[
-        Literal["towers", "data", "hybrid"] | None,
-        typer.Option(
-            "--parallel",
-            metavar="MODE",
-            help="Train with several processes. towers: the paper's two, half of every layer in "
-            "each; data: a part of each batch; hybrid: data for convolutions, units of fully "
-            "connected layers divided.",
-            rich_help_panel=PARALLEL,
-        ),
-    ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            "--processes",
-            metavar="N",
-            min=1,
-            help="How many of them to start here; one for each GPU by default. "
-            "torchrun starts them on several machines.",
-            rich_help_panel=PARALLEL,
-        ),
-    ] = None,
-    max_restarts: Annotated[
-        int,
-        typer.Option(
-            "--max-restarts",
-            metavar="N",
-            min=0,
-            help="How often all start again, from the last checkpoint, when one fails.",
-            rich_help_panel=PARALLEL,
-        ),
-    ] = 3,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            "--timeout",
-            metavar="SECONDS",
-            min=0.1,
-            help="How long one waits for another before it counts as lost.",
-            rich_help_panel=PARALLEL,
-        ),
-    ] = 300.0,
-    port: Annotated[
-        int,
-        typer.Option(
-            "--master-port",
-            metavar="N",
-            min=0,
-            max=65535,
-            help="Where they meet; 0: any port that is free.",
-            rich_help_panel=PARALLEL,
-        ),
-    ] = 0,
-    report_communication: Annotated[
-        bool,
-        typer.Option(
-            "--report-communication",
-            metavar="",
-            help="Show what each sends in a step, by layer, and its memory.",
-            rich_help_panel=PARALLEL,
-        ),
-    ] = False,
+    resume: Resume = False,
+    init: Init = None,
+    freeze: Freeze = "",
+    parallel: Parallel = None,
+    processes: ProcessCount = None,
+    max_restarts: MaxRestarts = 3,
+    timeout: Timeout = 300.0,
+    port: Port = 0,
+    report_communication: ReportCommunication = False,
     device: Device = "auto",
     cache: Cache = "auto",
     plain: Plain = False,
@@ -148,9 +153,9 @@ def train(  # noqa: PLR0913 - typer makes an option of each parameter
 ) -> None:
     """Train a network on a packed data set.
 
-    RUN receives weights, settings, class names, preprocessing and metrics,
-    so that the other commands need nothing else. Ctrl-C saves and stops;
-    the same command with --resume goes on to the same result.
+    RUN receives weights, settings, class names, preprocessing and metrics:
+    all that the other commands need. Ctrl-C saves and stops; the same
+    command with --resume continues and ends with the same result.
 
     Examples:
 
@@ -161,85 +166,78 @@ def train(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet train data/birds runs/birds --init runs/photos --freeze conv1,conv2
       alexnet train data/imagenet runs/paper --recipe paper --parallel towers
     """
-    settings = chosen_settings(run, recipe, resume, freeze, (model, epochs, seed, changes))
-    if parallel is None:
-        if processes or report_communication:
-            raise UsageError("--processes and --report-communication need --parallel MODE")
-        from alexnet.train import train_model
-
-        report = train_model(
-            data,
-            run,
-            settings,
-            device=device,
-            resume=resume,
-            init=init,
-            progress=progress(),
-            accelerate=accelerator(plain),
-            cache=cache,
-        )
-        print_report(report, data, None, json)
-        return
-    from alexnet.parallel import TrainingSpec
-
-    call = TrainingSpec(
-        mode=parallel,
-        data=data,
-        run=run,
-        settings=settings,
-        device=device,
-        resume=resume,
-        init=init,
-        accelerate=accelerator(plain),
-        progress=progress,
-        timeout=timeout,
-        cache=cache,
+    start = initial_settings(run, recipe, resume=resume)
+    settings = change_settings(start, model, epochs, seed, changes, freeze)
+    options = Options(
+        device=device, resume=resume, init=init, cache=cache, accelerate=accelerator(plain)
     )
-    outcome = train_together(call, processes, max_restarts, port)
-    sent = outcome.communication if report_communication else None
-    if outcome.rank == 0:
-        print_report(outcome.result(), data, sent, json)
-    elif outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)  # rank 0 says why
+    if parallel:
+        from alexnet.parallel import TrainingSpec
+
+        spec = TrainingSpec(
+            parallel, data, run, settings, **options, progress=progress, timeout=timeout
+        )
+        result = train_in_parallel(spec, processes, max_restarts, port)
+        show_rank(result, data, report_communication, json)
+        return
+    if processes or report_communication:
+        raise UsageError("--processes and --report-communication need --parallel MODE")
+    from alexnet.train import train_model
+
+    show_result(train_model(data, run, settings, **options, progress=progress()), data, (), json)
 
 
-def chosen_settings(
-    run: Path,
-    recipe: str | None,
-    resume: bool,
-    freeze: str,
-    options: tuple[str | None, int | None, int | None, list[str] | None],
-) -> Settings:
-    """Return the settings that the options ask for: model, epochs, seed and --set in `options`."""
+def initial_settings(run: Path, recipe: str | None, *, resume: bool) -> Settings:
+    """Return the settings of the run to resume, or those of a recipe."""
     from alexnet.storage.run import Run
 
-    goes_on = resume and recipe is None and Run.exists(run)
-    start = Run.open(run).settings if goes_on else named_recipe(recipe or "small")
-    model, epochs, seed, changes = options
-    settings = change_settings(start, model=model, epochs=epochs, seed=seed, changes=changes)
-    if freeze:
-        still = dict.fromkeys(freeze.split(","), 0.0)
-        settings = replace(settings, layer_lr={**settings.layer_lr, **still})
-    return settings
+    if resume and recipe is None and Run.exists(run):
+        return Run.open(run).settings
+    return named_recipe(recipe or "small")
 
 
-def train_together(
-    call: "TrainingSpec", processes: int | None, max_restarts: int, port: int
+def change_settings(
+    settings: Settings,
+    model: str | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    changes: list[str] | None = None,
+    freeze: str = "",
+) -> Settings:
+    """Return `settings` changed by the options; --set overrides the other options."""
+    options = {"model": model, "epochs": epochs, "seed": seed}
+    given = [f"{name}={value}" for name, value in options.items() if value is not None]
+    settings = override(settings, [*given, *(changes or [])])
+    frozen = dict.fromkeys(freeze.split(","), 0.0) if freeze else {}
+    return replace(settings, layer_lr={**settings.layer_lr, **frozen})
+
+
+def train_in_parallel(
+    spec: "TrainingSpec", processes: int | None, max_restarts: int, port: int
 ) -> "RankResult":
-    """Be one of the processes that torchrun has started, or start them."""
+    """Train as one of the processes that torchrun started, or start the processes."""
     from alexnet.parallel import launch, started_by_torchrun, train_rank
 
     if not started_by_torchrun():
-        return launch(call, processes, max_restarts=max_restarts, port=port)
+        return launch(spec, processes, max_restarts=max_restarts, port=port)
     if processes:
         raise UsageError("torchrun has started the processes already: leave out --processes")
-    return train_rank(call)
+    return train_rank(spec)
 
 
-def print_report(
-    report: "TrainReport", data: Path, sent: "tuple[dict[str, Any], ...] | None", json: bool
+def show_rank(result: "RankResult", data: Path, report_communication: bool, json: bool) -> None:
+    """Print the result on rank 0; on another rank, exit with the code of its error."""
+    if result.rank == 0:
+        sent = result.communication if report_communication else ()
+        show_result(result.result(), data, sent, json)
+    elif result.exit_code:
+        raise typer.Exit(result.exit_code)  # rank 0 prints the error
+
+
+def show_result(
+    report: "TrainReport", data: Path, sent: tuple[dict[str, Any], ...], json: bool
 ) -> None:
-    """Print what came out, and what the processes sent if that was asked for."""
+    """Print the result, and what each process has `sent` if that was asked for."""
     if json:
         print_json(report.as_json() | ({"communication": list(sent)} if sent else {}))
         return
@@ -249,11 +247,11 @@ def print_report(
 
 
 def show(report: "TrainReport", data: Path, console: Console) -> None:
-    """Print what came out and what can be done next."""
+    """Print speed, errors and the commands that can follow."""
     done = f"{report.model}: {counted(report.epochs, 'epoch')}, {counted(report.steps, 'step')}"
-    pace = f"{duration(report.seconds)}, {report.images_per_second:,.0f} images/s, {report.device}"
+    speed = f"{duration(report.seconds)}, {report.images_per_second:,.0f} images/s, {report.device}"
     waited = f"waiting for images {report.waited_for_images:.0%} of the time"
-    lines = [f"{done} in {pace}", f"limited by {report.limit}, {waited}"]
+    lines = [f"{done} in {speed}", f"limited by {report.limit}, {waited}"]
     if report.top1_error is not None and report.top5_error is not None:
         lowest = report.best_top1_error
         lines.append(
@@ -271,11 +269,12 @@ def show(report: "TrainReport", data: Path, console: Console) -> None:
 
 
 def show_communication(sent: tuple[dict[str, Any], ...], console: Console) -> None:
-    """Print what rank 0 sends in a step, by layer, and what each rank took."""
-    ways = ("forward", "backward", "weights")
-    table = plain_table("bytes sent", *ways, right=ways)
+    """Print the bytes that rank 0 sends in a step, by layer, and the totals of each rank."""
+    directions = ("forward", "backward", "weights")
+    table = plain_table("bytes sent", *directions, right=directions)
     for layer, sizes in sent[0]["bytes"].items():
-        table.add_row(layer, *(f"{sizes[way]:,}" if way in sizes else "" for way in ways))
+        cells = (f"{sizes[each]:,}" if each in sizes else "" for each in directions)
+        table.add_row(layer, *cells)
     console.print(f"\nrank 0 of {len(sent)}, in each of {sent[0]['steps']:,} steps:\n")
     console.print(table)
     console.print()
@@ -283,8 +282,8 @@ def show_communication(sent: tuple[dict[str, Any], ...], console: Console) -> No
 
 
 def rank_table(sent: tuple[dict[str, Any], ...]) -> Table:
-    """Lay out a row for each rank: bytes of a step, their time, peak of memory."""
-    columns = ("sent in a step", "under way", "waited for", "overlap", "peak memory")
+    """Lay out a row for each rank: bytes sent per step, times, peak memory."""
+    columns = ("sent per step", "communication", "waiting", "overlap", "peak memory")
     table = plain_table("rank", *columns, right=columns)
     for each in sent:
         times = (each["seconds_under_way"], each["seconds_waited"])

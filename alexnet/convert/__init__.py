@@ -1,7 +1,4 @@
-"""Weights in and out: other people's files to run directories, run directories to other engines.
-
-One entry each way: `import_weights` and `export_run`.
-"""
+"""Import of weights in other formats to run directories, and export of runs to other engines."""
 
 from alexnet.convert.exporting import ExportReport, export_run
 from alexnet.convert.importing import ImportReport, import_weights

@@ -1,7 +1,6 @@
-"""The card that travels inside exported files: all that is needed to use the weights.
+"""The card inside exported files: what is needed to use the weights, as texts by key.
 
-Texts by key, which ONNX and safetensors have room for. `read_card` makes of them what a run
-directory holds, so that a file of ours can be imported without being told anything.
+With it the import of an exported file needs no options.
 """
 
 import base64
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from alexnet.errors import CheckpointError, UsageError
+from alexnet.storage.run import preprocessing_as_json, preprocessing_from_json
 from alexnet.transforms import Preprocessing
 
 MODEL_KEY = "alexnet_model"
@@ -22,21 +22,21 @@ MODEL_KEY = "alexnet_model"
 
 @dataclass(frozen=True)
 class Card:
-    """What weights are of, and what they take and give."""
+    """The network that weights belong to, its classes and its preprocessing."""
 
     model: str
     ablate: dict[str, str]
-    """What is taken away or exchanged in that network (`alexnet.networks.ablation`)."""
+    """The changes to that network (`alexnet.networks.ablation`)."""
     classes: tuple[str, ...]
     titles: tuple[str, ...]
     preprocessing: Preprocessing
     source: str
-    """SHA-256 of the file that the weights came from."""
+    """SHA-256 of the checkpoint that the weights come from."""
 
     def as_texts(self) -> dict[str, str]:
         """Write the card; the inverse of `read_card`."""
         mean_image = self.preprocessing.mean_image.cpu().float()
-        values = self.preprocessing.as_json()
+        values = preprocessing_as_json(self.preprocessing)
         values |= {"channels": "RGB", "range": "0-255", "mean": mean_image.mean((1, 2)).tolist()}
         constant = bool((mean_image == mean_image[:, :1, :1]).all())
         return {
@@ -46,7 +46,7 @@ class Card:
             "alexnet_classes": json.dumps(self.classes),
             "alexnet_titles": json.dumps(self.titles),
             "alexnet_preprocessing": json.dumps(values),
-            # (3, size, size) little-endian float32; left out where `mean` says it all.
+            # (3, size, size) little-endian float32; empty where each colour has one value.
             "alexnet_mean_image": ""
             if constant
             else base64.b64encode(mean_image.numpy().astype("<f4").tobytes()).decode(),
@@ -55,7 +55,10 @@ class Card:
 
 
 def read_card(texts: Mapping[str, str]) -> Card | None:
-    """Read what `as_texts` wrote, None where there is none; raise `CheckpointError` if damaged."""
+    """Read the texts of `as_texts`; return None where there is no card.
+
+    Raises `CheckpointError` for a damaged one.
+    """
     if MODEL_KEY not in texts:
         return None
     try:
@@ -65,7 +68,7 @@ def read_card(texts: Mapping[str, str]) -> Card | None:
             ablate={str(k): str(v) for k, v in dict(json.loads(texts["alexnet_ablate"])).items()},
             classes=tuple(map(str, json.loads(texts["alexnet_classes"]))),
             titles=tuple(map(str, json.loads(texts["alexnet_titles"]))),
-            preprocessing=Preprocessing.from_json(values, _read_mean(texts, values)),
+            preprocessing=preprocessing_from_json(values, _read_mean(texts, values)),
             source=texts["alexnet_source_sha256"],
         )
     except (KeyError, TypeError, ValueError, RuntimeError, binascii.Error, UsageError) as error:

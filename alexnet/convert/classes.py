@@ -1,4 +1,4 @@
-"""The classes of an imported network, from a file in one of the usual forms."""
+"""The classes of an imported network, from a file in one of several formats."""
 
 import re
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from alexnet.imagenet_classes import imagenet_classes
 from alexnet.storage.untrusted import parse_json
 
 MAX_BYTES = 16 << 20
-"""Of a file of classes; ImageNet's index takes 36 KB."""
+"""The largest file of classes; ImageNet's index has 36 KB."""
 
 Names = tuple[list[str], list[str]]
-"""Classes as the data call them (n02123045), and as people do (tabby cat)."""
+"""Class keys (n02123045) and display names (tabby cat)."""
 
 
 def likely_classes(count: int) -> Names:
-    """Name the classes where nothing is known: a thousand are ImageNet's, others get numbers."""
+    """Name unknown classes: a thousand get ImageNet's names, any other number get numbers."""
     known = imagenet_classes()
     if count == len(known):
         return list(known), list(known.values())
@@ -29,20 +29,20 @@ def likely_classes(count: int) -> Names:
 def read_classes(path: Path, count: int) -> Names:
     """Read the names of `count` classes, in the order of the network's outputs.
 
-    The file is a packed data set, a JSON list, ImageNet's class index in JSON ({"0": ["n01440764",
-    "tench"], ...}) or a text with a line for each class, as Caffe's synset_words.txt ("n01440764
-    tench, Tinca tinca"). Raises `UsageError` for another file or number of classes.
+    `path` is a packed data set, a JSON list, ImageNet's class index in JSON ({"0": ["n01440764",
+    "tench"], ...}) or a text with one class on each line, such as Caffe's synset_words.txt
+    ("n01440764 tench, Tinca tinca"). Raises `UsageError` for another file or number of classes.
     """
     try:
         names, titles = _read(path)
     except OSError as error:
         raise UsageError(f"cannot read the classes in {path}: {error.strerror}") from None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, AlexnetError) as error:
-        raise UsageError(f"{path} lists no classes that can be read: {error}") from None
+        raise UsageError(f"cannot read the classes in {path}: {error}") from None
     if len(names) != count:
         raise UsageError(f"{path} names {len(names):,} classes, the network has {count:,}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"{path} names two classes {twice[0]}: give them WordNet ids or the like")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"{path} names two classes {repeated[0]}: give each its own key")
     return names, titles
 
 
@@ -51,7 +51,7 @@ def _read(path: Path) -> Names:
         data = Dataset(path)
         return list(data.classes), list(data.titles)
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"it is longer than {MAX_BYTES:,} bytes")
+        raise ValueError(f"the file has more than {MAX_BYTES:,} bytes")
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith(("[", "{")):
         return _from_json(parse_json(text))
@@ -65,7 +65,7 @@ def _from_json(content: Any) -> Names:
 
 
 def _split(line: str) -> Sequence[str]:
-    """Split "n01440764 tench, Tinca tinca" after a WordNet id; leave other lines whole."""
+    """Split "n01440764 tench, Tinca tinca" after the WordNet id; do not split other lines."""
     match = re.fullmatch(r"(n\d{8})\s+(.+)", line)
     return match.groups() if match else (line, line)
 

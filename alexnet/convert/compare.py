@@ -1,4 +1,4 @@
-"""Is the exported network the same? Both answer the same images, and the answers are compared."""
+"""Comparing the answers of an exported network with those of its run, on the same images."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from torch.nn import functional as F
 
 from alexnet.dataset import Dataset, Split
 from alexnet.errors import DataError
+from alexnet.evaluate import ranks
 from alexnet.progress import Progress
-from alexnet.storage.metrics_log import ranks
 from alexnet.transforms import Preprocessing, take_view, views
 
 Engine = Callable[[NDArray[np.uint8]], Tensor]
-"""From stored images, (N, size, size, 3) uint8 RGB, to a network's answers, (N, classes)."""
+"""Maps stored images, (N, size, size, 3) uint8 RGB, to a network's answers, (N, classes)."""
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
 """Images, and their labels where they are known."""
 
 COMPARISON_BATCH = 16
-RANDOM_IMAGES = 8
+SYNTHETIC_IMAGES = 8
 
 
 @dataclass(frozen=True)
-class Errors:
-    """What two networks get wrong on the same images, as fractions."""
+class ErrorRates:
+    """The error rates of both networks on the same images, as fractions."""
 
     run_top1_error: float
     run_top5_error: float
@@ -42,13 +42,13 @@ class Comparison:
     images: int
     largest_difference: float
     largest_answer: float
-    """The run's answer that is farthest from 0: what the difference is to be measured by."""
-    errors: Errors | None
+    """The largest absolute answer of the run, to which the difference is compared."""
+    errors: ErrorRates | None
     """None where the images have no labels."""
 
 
 def centre(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
-    """Cut out what a network takes: (N, 3, crop, crop) float32."""
+    """Cut the network's inputs out of stored images: (N, 3, crop, crop) float32."""
     view = views(preprocessing.size, preprocessing.crop, 1)[0]
     return take_view(torch.from_numpy(images), view, preprocessing).contiguous()
 
@@ -56,7 +56,7 @@ def centre(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
 def engine_of(
     model: nn.Module, preprocessing: Preprocessing, *, probabilities: bool = False
 ) -> Engine:
-    """Make an engine of a network in PyTorch that gives logits, or probabilities of them."""
+    """Make an engine of a PyTorch network that returns logits, or `probabilities`."""
 
     @torch.inference_mode()
     def answer(images: NDArray[np.uint8]) -> Tensor:
@@ -69,7 +69,7 @@ def engine_of(
 def compare(
     run: Engine, file: Engine, batches: Iterator[Batch], total: int, progress: Progress
 ) -> Comparison:
-    """Let both engines answer all images."""
+    """Compare the answers of both engines to all images."""
     difference, largest, images = 0.0, 0.0, 0
     wrong: list[Tensor] = []
     with progress.task("compare", total, "images") as advance:
@@ -85,21 +85,24 @@ def compare(
                 rank = torch.stack([ranks(expected, right), ranks(found, right)])
                 wrong.append(torch.stack([rank >= 1, rank >= 5]))
             advance(len(pixels))
-    return Comparison(images, difference, largest, _errors(wrong))
+    return Comparison(images, difference, largest, _error_rates(wrong))
 
 
-def _errors(wrong: list[Tensor]) -> Errors | None:
+def _error_rates(wrong: list[Tensor]) -> ErrorRates | None:
     if not wrong:
         return None
     (run1, file1), (run5, file5) = torch.cat(wrong, dim=2).double().mean(2).tolist()
-    return Errors(run1, run5, file1, file5)
+    return ErrorRates(run1, run5, file1, file5)
 
 
-class Images:
-    """The images to compare on: of a data set, or made up."""
+class ComparisonImages:
+    """The images to compare on: of a data set, or synthetic."""
 
     def __init__(self, preprocessing: Preprocessing, classes: list[str], data: Path | None) -> None:
-        """Open `data`, validation split first. Raises `DataError` where it does not fit the run."""
+        """Open the validation split of `data`, else another one.
+
+        Raises `DataError` where the images have another size than the run's.
+        """
         self.size = preprocessing.size
         self.split: Split | None = None
         self.labelled = False
@@ -115,24 +118,24 @@ class Images:
         self.split = dataset.split([*names, *dataset.split_names][0])
 
     def batches(self, count: int) -> tuple[int, Iterator[Batch]]:
-        """Give the number of images and the images: `count`, spread over the split, 0 for all.
+        """Return the number of images, and the images: `count` of the split, 0 for all.
 
-        The first batch has one image, so that a file that takes one size of batch only is noticed.
+        The first batch has one image, to detect a file that takes a single batch size only.
         """
         if self.split is None:
-            return RANDOM_IMAGES, self._made_up()
+            return SYNTHETIC_IMAGES, self._synthetic()
         total = min(count or len(self.split), len(self.split))
         return total, self._stored(self.split, total)
 
     def _stored(self, split: Split, total: int) -> Iterator[Batch]:
-        places = np.linspace(0, len(split), total, endpoint=False).astype(np.int64)
-        for part in np.split(places, range(1, total, COMPARISON_BATCH)):
+        indices = np.linspace(0, len(split), total, endpoint=False).astype(np.int64)
+        for part in np.split(indices, range(1, total, COMPARISON_BATCH)):
             yield split.read(part), split.labels[part] if self.labelled else None
 
-    def _made_up(self) -> Iterator[Batch]:
-        """Make smooth images, the same each time, that fill the range from 0 to 255."""
+    def _synthetic(self) -> Iterator[Batch]:
+        """Yield smooth images, always the same, that fill the range from 0 to 255."""
         generator = torch.Generator().manual_seed(2012)
-        coarse = torch.rand((RANDOM_IMAGES, 3, 9, 9), generator=generator) * 255
+        coarse = torch.rand((SYNTHETIC_IMAGES, 3, 9, 9), generator=generator) * 255
         fine = F.interpolate(coarse, (self.size, self.size), mode="bicubic").clamp(0, 255).round()
         images = fine.permute(0, 2, 3, 1).to(torch.uint8).numpy()
         yield images[:1], None

@@ -1,4 +1,4 @@
-"""Published weights by name: fetched, and believed only if their SHA-256 begins as published."""
+"""Downloading published weights, which are checked by their SHA-256."""
 
 import hashlib
 import http.client
@@ -20,13 +20,13 @@ TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Published:
-    """A file of weights that its makers offer for download."""
+    """A published file of weights."""
 
     address: str
-    """Of the folder, with a slash at the end."""
+    """The address of its folder, with a slash at the end."""
     file: str
     sha256_prefix: str
-    """As the makers publish it."""
+    """The beginning of the published SHA-256."""
 
 
 PUBLISHED = {
@@ -38,27 +38,27 @@ PUBLISHED = {
 
 
 @contextmanager
-def download(what: Published, mirror: str | None, progress: Progress) -> Iterator[Path]:
-    """Fetch a published file, from `mirror` if that is given, and keep it for the context.
+def download(file: Published, mirror: str | None, progress: Progress) -> Iterator[Path]:
+    """Download a file, from `mirror` if given, and delete it at the end of the context.
 
-    Raises `StorageError` where it cannot be fetched, `CheckpointError` for another content.
+    Raises `StorageError` if the download fails, `CheckpointError` for a wrong SHA-256.
     """
-    address = (mirror or what.address).rstrip("/") + "/" + what.file
+    address = (mirror or file.address).rstrip("/") + "/" + file.file
     if not address.startswith(("https://", "http://")):
         raise UsageError(f"--mirror takes an address that begins with https://, not {mirror}")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, what.file)
+        path = Path(folder, file.file)
         digest = _fetch(address, path, progress)
-        if not digest.startswith(what.sha256_prefix):
+        if not digest.startswith(file.sha256_prefix):
             raise CheckpointError(
-                f"{address} is not what was published: its SHA-256 begins with {digest[:8]}, "
-                f"not {what.sha256_prefix}"
+                f"{address} is not the published file: its SHA-256 begins with {digest[:8]}, "
+                f"not {file.sha256_prefix}"
             )
         yield path
 
 
 def _fetch(address: str, path: Path, progress: Progress) -> str:
-    """Write what is at `address` to `path` and return its SHA-256."""
+    """Download `address` to `path` and return its SHA-256."""
     digest = hashlib.sha256()
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - http
@@ -68,9 +68,9 @@ def _fetch(address: str, path: Path, progress: Progress) -> str:
                     file.write(data)
                     digest.update(data)
                     if file.tell() > MAX_CHUNKS * CHUNK:
-                        raise CheckpointError(f"{address} is longer than {MAX_CHUNKS} MiB")
+                        raise CheckpointError(f"{address} has more than {MAX_CHUNKS} MiB")
                     advance(1)
-                if answer.length:  # what is still to come according to the header
+                if answer.length:  # the bytes still missing according to the header
                     raise StorageError(f"cannot fetch {address}: the connection ended early")
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error

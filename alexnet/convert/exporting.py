@@ -1,7 +1,7 @@
-"""Weights out: a run directory to other engines' files, which get their name once they are checked.
+"""Exporting a run's network to the files of other engines.
 
-The file is opened again by another engine, both networks answer the same images, and if their
-answers differ by more than rounding explains, there is no file.
+Another engine opens the file again and both networks answer the same images. Only if the answers
+agree up to rounding, the file gets its name.
 """
 
 from dataclasses import asdict, dataclass
@@ -11,17 +11,22 @@ from typing import Any
 from torch import nn
 
 from alexnet.convert.card import Card
-from alexnet.convert.compare import Comparison, Images, compare, engine_of
-from alexnet.convert.formats import FORMATS, WHOLE_ONNX, Format, need, open_onnx
+from alexnet.convert.compare import Comparison, ComparisonImages, Engine, compare, engine_of
+from alexnet.convert.formats import (
+    FORMATS,
+    ONNX_WITH_PREPROCESSING,
+    Format,
+    open_onnx,
+    require_packages,
+)
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.progress import SILENT, Progress
-from alexnet.storage import checkpoint
 from alexnet.storage.atomic import atomic_write
-from alexnet.storage.checkpoint import CheckpointName
+from alexnet.storage.checkpoint_store import CheckpointName, read_manifest
 from alexnet.storage.run import Run
 
 LIMIT, INT8_LIMIT = 1e-4, 1.0
-"""Largest differences that are allowed, as fractions of the largest answer: rounding, nonsense."""
+"""The largest allowed differences, as fractions of the largest answer."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class ExportReport:
     with_preprocessing: bool
     bytes: int
     engine: str
-    """What the file was opened with."""
+    """The engine that opened the file."""
     comparison: Comparison
 
     def as_json(self) -> dict[str, Any]:
@@ -46,9 +51,9 @@ class ExportReport:
 def export_run(  # noqa: PLR0913 - each is an option of the command
     run: str | Path,
     out: str | Path,
-    format: str = "onnx",  # noqa: A002 - the word of the command line
+    format: str = "onnx",  # noqa: A002 - the command's option
     *,
-    which: CheckpointName = "best",
+    checkpoint: CheckpointName = "best",
     with_preprocessing: bool = False,
     int8: bool = False,
     check: str | Path | None = None,
@@ -57,59 +62,56 @@ def export_run(  # noqa: PLR0913 - each is an option of the command
 ) -> ExportReport:
     """Write a run's network as "onnx", "torch-export", "safetensors" or "caffe" (a folder).
 
-    `with_preprocessing` (ONNX) takes stored 8-bit images and gives probabilities. `int8` (ONNX)
-    stores fully connected layers in 8 bits. `check` is a packed data set to compare the file with
-    the run on: `check_images` of its validation images, 0 for all; without it, on made-up ones.
-    Raises `CheckpointError` where the file does not answer as the run does, and `UsageError` for
-    what the format cannot hold.
+    `checkpoint` is "best" or "last". `with_preprocessing` (ONNX) takes stored 8-bit images and
+    returns probabilities. `int8` (ONNX) stores fully connected layers in 8 bits. `check` is a
+    packed data set on which file and run are compared: `check_images` images of its validation
+    split, 0 for all. Without it they are compared on synthetic images.
+    Raises `CheckpointError` where the answers of file and run differ, and `UsageError` for what the
+    format cannot hold.
     """
-    chosen = _choose(format, whole=with_preprocessing, int8=int8)
-    need(chosen.needs)
-    opened, place = Run.open(run), Path(out)
-    images = Images(opened.preprocessing, opened.classes, Path(check) if check else None)
+    chosen = _choose_format(format, with_preprocessing=with_preprocessing, int8=int8)
+    require_packages(chosen.needs)
+    opened = Run.open(run)
+    preprocessing = opened.preprocessing
+    images = ComparisonImages(preprocessing, opened.classes, Path(check) if check else None)
     if int8 and not images.labelled:
         raise DataError("int8 reports its error: add --check DATA with the classes of the run")
-    model, card = _load(opened, which)
-    with atomic_write(place) as aside:
-        chosen.write(model, card, aside)
-        engine_name, engine = chosen.open(aside, model, opened.preprocessing)
-        own = engine_of(model, opened.preprocessing, probabilities=with_preprocessing)
+    model, card = _load(opened, checkpoint)
+    own = engine_of(model, preprocessing, probabilities=with_preprocessing)
+
+    def checked(engine: Engine, limit: float) -> Comparison:
         total, batches = images.batches(check_images)
         comparison = compare(own, engine, batches, total, progress)
-        _require_equal(comparison, place, LIMIT)
-        if int8:
-            from alexnet.convert.quantize import quantize
+        _require_equal(comparison, Path(out), limit)
+        return comparison
 
-            quantize(aside, aside)
-            engine_name, engine = open_onnx(aside, model, opened.preprocessing)
-            total, batches = images.batches(check_images)
-            comparison = compare(own, engine, batches, total, progress)
-            _require_equal(comparison, place, INT8_LIMIT)
-        size = sum(file.stat().st_size for file in [aside, *aside.glob("*")] if file.is_file())
+    with atomic_write(Path(out)) as temporary:
+        chosen.write(model, card, temporary)
+        engine_name, engine = chosen.open(temporary, model, preprocessing)
+        comparison = checked(engine, LIMIT)
+        if int8:
+            from alexnet.convert.write_onnx import quantize
+
+            quantize(temporary, temporary)
+            comparison = checked(open_onnx(temporary, model, preprocessing)[1], INT8_LIMIT)
+        size = _bytes_of(temporary)
     return ExportReport(
-        out=str(out),
-        format=format,
-        model=card.model,
-        int8=int8,
-        with_preprocessing=with_preprocessing,
-        bytes=size,
-        engine=engine_name,
-        comparison=comparison,
+        str(out), format, card.model, int8, with_preprocessing, size, engine_name, comparison
     )
 
 
-def _choose(name: str, *, whole: bool, int8: bool) -> Format:
+def _choose_format(name: str, *, with_preprocessing: bool, int8: bool) -> Format:
     if name not in FORMATS:
         raise UsageError(f"there is no format {name!r}; the formats are: {', '.join(FORMATS)}")
-    if name != "onnx" and (whole or int8):
-        raise UsageError(f"--with-preprocessing and --int8 go with --format onnx, not {name}")
-    return WHOLE_ONNX if whole else FORMATS[name]
+    if name != "onnx" and (with_preprocessing or int8):
+        raise UsageError(f"--with-preprocessing and --int8 need --format onnx, not {name}")
+    return ONNX_WITH_PREPROCESSING if with_preprocessing else FORMATS[name]
 
 
-def _load(run: Run, which: CheckpointName) -> tuple[nn.Sequential, Card]:
+def _load(run: Run, checkpoint: CheckpointName) -> tuple[nn.Sequential, Card]:
     """Load the network on the CPU and write its card."""
-    model, saved = run.load(which)
-    entries = checkpoint.read_manifest(run.path)["checkpoints"]
+    model, saved = run.load(checkpoint)
+    entries = read_manifest(run.path)["checkpoints"]
     source = next(entry["sha256"] for entry in entries if entry["file"] == saved.path.name)
     classes, titles = tuple(run.classes), tuple(run.titles)
     card = Card(run.model_name, run.settings.ablate, classes, titles, run.preprocessing, source)
@@ -117,9 +119,14 @@ def _load(run: Run, which: CheckpointName) -> tuple[nn.Sequential, Card]:
 
 
 def _require_equal(comparison: Comparison, out: Path, limit: float) -> None:
-    apart, largest = comparison.largest_difference, comparison.largest_answer
-    if not apart <= limit * largest:  # not "<": NaN is no answer either
+    difference, largest = comparison.largest_difference, comparison.largest_answer
+    if not difference <= limit * largest:  # true for NaN, too
         raise CheckpointError(
-            f"{out} is not written: its answers differ from the run's by up to {apart:.3g} where "
-            f"the largest is {largest:.3g}"
+            f"{out} is not written: its answers differ from the run's by up to {difference:.3g} "
+            f"where the largest is {largest:.3g}"
         )
+
+
+def _bytes_of(path: Path) -> int:
+    """Count the bytes of a file, or of the files in a folder."""
+    return sum(file.stat().st_size for file in [path, *path.glob("*")] if file.is_file())

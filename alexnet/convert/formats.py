@@ -1,7 +1,7 @@
-"""The files of each export format: writing them, and opening them again to see what they answer.
+"""The export formats: writing each file, and opening it again to compare its answers.
 
-What opens a file is another engine than the network's own where there is one: ONNX Runtime, the
-program that torch.export made, OpenCV for Caffe's files where its version 4 is installed.
+Where possible another engine than the network's own opens the file: ONNX Runtime, the program that
+torch.export made, OpenCV 4 for Caffe's files where it is installed.
 """
 
 import copy
@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,19 +20,15 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from alexnet.convert.caffe import DEPLOY, WEIGHTS, write_caffe
 from alexnet.convert.card import Card
 from alexnet.convert.compare import Engine, centre, engine_of
 from alexnet.convert.origins import ORIGINS, convert_first_layer
 from alexnet.convert.read import read_weights
-from alexnet.convert.write_caffe import write_caffe
 from alexnet.errors import UsageError
-from alexnet.networks.registry import weight_layers
-from alexnet.storage.checkpoint import Position, Saved, load_weights
+from alexnet.networks.initialization import weight_layers
+from alexnet.storage.checkpoint_format import Position, Saved, load_weights
 from alexnet.transforms import Preprocessing
-
-DEPLOY, WEIGHTS, MEAN, CLASSES = (
-    "deploy.prototxt", "weights.caffemodel", "mean.binaryproto", "classes.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,13 @@ class Format:
 
     write: Callable[[nn.Sequential, Card, Path], None]
     open: Callable[[Path, nn.Sequential, Preprocessing], tuple[str, Engine]]
-    """Returns the name of the engine, too. It is given the network for its table only."""
+    """Returns the engine and its name. It takes only the table from the network."""
     needs: tuple[str, ...] = ()
     """Packages that are not installed with alexnet alone."""
 
 
-def need(packages: tuple[str, ...]) -> None:
-    """Raise `UsageError` that says how to install `packages` where one is missing."""
+def require_packages(packages: tuple[str, ...]) -> None:
+    """Raise `UsageError`, which says how to install `packages`, where one is missing."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise UsageError(f"{' and '.join(missing)} missing: pip install 'alexnet[export]'")
@@ -55,24 +52,19 @@ def need(packages: tuple[str, ...]) -> None:
 # ONNX, see write_onnx.py.
 
 
-def write_plain_onnx(model: nn.Sequential, card: Card, path: Path) -> None:
-    """Write the network alone: what goes in is cut out, the mean taken away."""
+def write_onnx_file(
+    model: nn.Sequential, card: Card, path: Path, *, with_preprocessing: bool = False
+) -> None:
+    """Write the network, or all from stored images to probabilities `with_preprocessing`."""
     from alexnet.convert.write_onnx import write_onnx
 
-    write_onnx(model, card, path, with_preprocessing=False)
-
-
-def write_whole_onnx(model: nn.Sequential, card: Card, path: Path) -> None:
-    """Write the network with all that goes before and after it: stored images to probabilities."""
-    from alexnet.convert.write_onnx import write_onnx
-
-    write_onnx(model, card, path, with_preprocessing=True)
+    write_onnx(model, card, path, with_preprocessing=with_preprocessing)
 
 
 def open_onnx(
     path: Path, _model: nn.Sequential, preprocessing: Preprocessing
 ) -> tuple[str, Engine]:
-    """Open an ONNX file with ONNX Runtime, whichever of the two kinds of input it takes."""
+    """Open an ONNX file, with or without preprocessing, with ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -81,8 +73,8 @@ def open_onnx(
     given = session.get_inputs()[0]
 
     def answer(images: NDArray[np.uint8]) -> Tensor:
-        whole = given.type == "tensor(uint8)"
-        x = images if whole else centre(images, preprocessing).numpy()
+        stored = given.type == "tensor(uint8)"
+        x = images if stored else centre(images, preprocessing).numpy()
         return torch.from_numpy(session.run(None, {given.name: x})[0])
 
     return f"ONNX Runtime {onnxruntime.__version__}", answer
@@ -92,7 +84,7 @@ def open_onnx(
 
 
 def write_torch_export(model: nn.Sequential, card: Card, path: Path) -> None:
-    """Write the program that torch.export makes of the network, for batches of any size."""
+    """Write the network as a torch.export program for batches of any size."""
     example = torch.zeros((2, 3, card.preprocessing.crop, card.preprocessing.crop))
     batch = torch.export.Dim("batch")
     with torch.no_grad():
@@ -105,7 +97,7 @@ def write_torch_export(model: nn.Sequential, card: Card, path: Path) -> None:
 def open_torch_export(
     path: Path, _model: nn.Sequential, preprocessing: Preprocessing
 ) -> tuple[str, Engine]:
-    """Load the program that has just been written."""
+    """Load the program."""
     program = torch.export.load(io.BytesIO(path.read_bytes()))
     return f"torch.export {torch.__version__}", engine_of(program.module(), preprocessing)
 
@@ -123,8 +115,8 @@ def open_safetensors(
     path: Path, model: nn.Sequential, preprocessing: Preprocessing
 ) -> tuple[str, Engine]:
     """Read the file into a network with the same table."""
-    stored = read_weights(path).weights
-    return "the file read again", engine_of(with_weights(model, stored, path), preprocessing)
+    weights = read_weights(path).weights
+    return "the file read again", engine_of(with_weights(model, weights, path), preprocessing)
 
 
 def with_weights(model: nn.Sequential, weights: dict[str, Tensor], path: Path) -> nn.Sequential:
@@ -135,7 +127,7 @@ def with_weights(model: nn.Sequential, weights: dict[str, Tensor], path: Path) -
     return twin
 
 
-# Caffe, see write_caffe.py.
+# Caffe, see caffe.py.
 
 
 def write_caffe_folder(model: nn.Sequential, card: Card, path: Path) -> None:
@@ -144,13 +136,13 @@ def write_caffe_folder(model: nn.Sequential, card: Card, path: Path) -> None:
     mean = card.preprocessing.mean_image.permute(1, 2, 0).numpy()
     write_caffe(card.model, model, mean, path)
     names = list(zip(card.classes, card.titles, strict=True))
-    (path / CLASSES).write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
+    (path / "classes.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
 
 
 def open_caffe_folder(
     path: Path, model: nn.Sequential, preprocessing: Preprocessing
 ) -> tuple[str, Engine]:
-    """Open the folder with OpenCV 4; where that is missing, at least read the weights again."""
+    """Open the folder with OpenCV 4; where it is missing, read the weights again."""
     opencv = import_module("cv2") if find_spec("cv2") else None
     if opencv is None or not hasattr(opencv.dnn, "readNetFromCaffe"):
         weights = read_weights(path / WEIGHTS).weights
@@ -168,10 +160,13 @@ def open_caffe_folder(
     return f"OpenCV {opencv.__version__}", answer
 
 
+ONNX_PACKAGES = ("onnx", "onnxruntime")
 FORMATS = {
-    "onnx": Format(write_plain_onnx, open_onnx, needs=("onnx", "onnxruntime")),
+    "onnx": Format(write_onnx_file, open_onnx, ONNX_PACKAGES),
     "torch-export": Format(write_torch_export, open_torch_export),
     "safetensors": Format(write_safetensors, open_safetensors),
     "caffe": Format(write_caffe_folder, open_caffe_folder),
 }
-WHOLE_ONNX = Format(write_whole_onnx, open_onnx, needs=("onnx", "onnxruntime"))
+ONNX_WITH_PREPROCESSING = Format(
+    partial(write_onnx_file, with_preprocessing=True), open_onnx, ONNX_PACKAGES
+)

@@ -1,9 +1,9 @@
-"""How networks from elsewhere prepare their images, and the same network for images as ours.
+"""How other packages' networks prepare images, and the conversion to this package's way.
 
-Our networks take RGB, 0-255, less a mean image. A network that takes something else is rewritten,
-exactly: where it reads BGR, the first layer's kernels swap their colours; where it reads
-(x / 255 - m) / s, those kernels are divided by 255 s and the mean becomes 255 m. Zeros around the
-image stay zeros, since they are added after the mean is taken away.
+The networks here take RGB, 0-255, less a mean image. For other inputs the first layer's kernels
+are converted, exactly: for BGR their colours are swapped; for (x / 255 - m) / s they are divided by
+255 s and the mean becomes 255 m. Zero padding needs no conversion, since it follows the
+subtraction.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet.convert.read_caffe import read_binaryproto
+from alexnet.convert.caffe import read_binaryproto
 from alexnet.errors import UsageError
 from alexnet.images.decode import Resize
 from alexnet.storage.untrusted import map_array
@@ -23,27 +23,27 @@ from alexnet.transforms import Preprocessing
 Color = tuple[float, float, float]
 
 MAX_PROTO_BYTES = 64 << 20
-"""Of a .binaryproto; ImageNet's mean image takes 0.8 MB."""
+"""The largest .binaryproto; ImageNet's mean image has 0.8 MB."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a family of networks prepares its images; all colours in the order RGB, 0-255."""
+    """How a family of networks prepares its images; colours are RGB, 0-255."""
 
     mean: Color | None
-    """Subtracted; None: the user must say."""
+    """Subtracted; None: the user must give it."""
     std: Color
-    """Divided by, after that."""
+    """The divisor after the subtraction."""
     bgr: bool
-    """Whether the network reads blue, green, red."""
+    """Whether the network takes BGR."""
     resize: Resize
-    """How an image becomes a square of 256."""
+    """How an image becomes a square."""
 
 
 ORIGINS = {
     "alexnet": Origin(mean=None, std=(1, 1, 1), bgr=False, resize="short"),
-    # BVLC/caffe, examples/imagenet: `convert -resize 256x256!`; the mean is the published one of
-    # each channel, rounded, for want of the image (--mean imagenet_mean.binaryproto).
+    # BVLC/caffe, examples/imagenet: `convert -resize 256x256!`. The mean is the published one of
+    # each channel, rounded; the mean image is imagenet_mean.binaryproto.
     "caffe": Origin(mean=(123, 117, 104), std=(1, 1, 1), bgr=True, resize="warp"),
     # torchvision, AlexNet_Weights.IMAGENET1K_V1.transforms: 0.485, 0.456, 0.406; 0.229, ...
     "torchvision": Origin(
@@ -53,7 +53,7 @@ ORIGINS = {
 
 
 def convert_first_layer(weight: Tensor, origin: Origin) -> Tensor:
-    """Rewrite the first kernels, (out, 3, height, width), for RGB 0-255 less the mean."""
+    """Convert the first kernels, (out, 3, height, width), to RGB 0-255 less the mean."""
     rgb = weight.flip(1) if origin.bgr else weight
     return (rgb.double() / torch.tensor(origin.std).double()[:, None, None]).to(weight.dtype)
 
@@ -61,10 +61,10 @@ def convert_first_layer(weight: Tensor, origin: Origin) -> Tensor:
 def make_preprocessing(
     origin: Origin, crop: int, mean: str | Path | None, size: int | None
 ) -> Preprocessing:
-    """Put together the preprocessing of an imported network; `mean` overrides the origin's.
+    """Make the preprocessing of an imported network.
 
-    It is a file (see `read_mean`) or "R,G,B". Colour statistics are for training only, and stay 0.
-    Raises `UsageError` where something must be said and is not.
+    `mean` is a file (see `read_mean`) or "R,G,B" and replaces the origin's. The colour statistics,
+    which only training needs, are 0. Raises `UsageError` where mean or size are needed and missing.
     """
     color = origin.mean if mean is None else _color(str(mean))
     if mean is not None and color is None:
@@ -75,8 +75,8 @@ def make_preprocessing(
         mean_image = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     elif color is None:
         raise UsageError(
-            "the file does not say what is subtracted from the images: add --mean R,G,B, --mean "
-            "FILE or --preprocessing caffe or torchvision"
+            "the file does not say which mean is subtracted from the images: add --mean R,G,B, "
+            "--mean FILE or --preprocessing caffe or torchvision"
         )
     else:
         size = size or _usual_size(crop)
@@ -102,18 +102,18 @@ def read_mean(path: Path) -> NDArray[np.float32]:
         if is_npy:
             image: NDArray[np.generic] = map_array(path)
         elif path.stat().st_size > MAX_PROTO_BYTES:
-            raise ValueError(f"it is longer than {MAX_PROTO_BYTES:,} bytes")
+            raise ValueError(f"it has more than {MAX_PROTO_BYTES:,} bytes")
         else:
             image = read_binaryproto(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{path} is no mean image: {reason}") from None
+        raise UsageError(f"{path} is not a mean image: {reason}") from None
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
-        raise UsageError(f"{path} is no mean image: its shape is {image.shape}, not (N, N, 3)")
-    with np.errstate(over="ignore"):  # of a float64: the next line says so
+        raise UsageError(f"{path} is not a mean image: its shape is {image.shape}, not (N, N, 3)")
+    with np.errstate(over="ignore"):  # float64 may overflow; checked below
         mean = image.astype(np.float32)
     if not np.isfinite(mean).all():
-        raise UsageError(f"{path} is no mean image: it holds numbers that are not finite")
+        raise UsageError(f"{path} is not a mean image: it holds numbers that are not finite")
     return mean
 
 
@@ -129,7 +129,6 @@ def _color(text: str) -> Color | None:
 def _usual_size(crop: int) -> int:
     if crop not in (224, 227):
         raise UsageError(
-            f"the file does not say from images of what side the network's {crop} x {crop} is cut: "
-            f"add --size N"
+            f"the file does not say from which size of images {crop} x {crop} is cut: add --size N"
         )
     return 256

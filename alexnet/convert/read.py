@@ -1,7 +1,7 @@
-"""From a file with weights to what it holds. The format is recognised by content, never by name.
+"""Reading a file with weights. Its content tells the format, never its name.
 
-No pickle is executed: PyTorch's own files are read by its loader for plain tensors, which refuses
-everything else. Sizes that a file claims are compared with its real size before memory is taken.
+No pickle is executed: PyTorch's files are read by its loader for plain tensors, which refuses all
+else. Sizes in a file are compared with the size of the file before memory is allocated.
 """
 
 import mmap
@@ -15,29 +15,29 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from alexnet.convert.read_caffe import is_caffemodel, read_caffemodel
+from alexnet.convert.caffe import is_caffemodel, read_caffemodel
 from alexnet.convert.read_onnx import is_onnx, read_onnx
-from alexnet.convert.stored import Stored
+from alexnet.convert.weights_file import WeightsFile
 from alexnet.convert.wire import Message, WireError
 from alexnet.errors import CheckpointError
 
 MAX_HEADER = 64 << 20
-"""Bytes of JSON at the start of a safetensors file; ours has 1 MB, most of it the mean image."""
+"""Bytes of JSON at the start of a safetensors file. Ours have 1 MB, most of it the mean image."""
 FORMATS = "PyTorch (.pth, .pt), safetensors, Caffe (.caffemodel), ONNX"
 
 
-def read_weights(path: Path) -> Stored:
-    """Read any of the formats. Raises `CheckpointError` in one line that names the file."""
+def read_weights(path: Path) -> WeightsFile:
+    """Read a file in any of the formats. Raises `CheckpointError` for one that cannot be read."""
     try:
         with path.open("rb") as file:
             start = file.read(16)
         if not start:
             raise CheckpointError("is empty")
-        if start[6:9] == b"\0\0{":  # the length of some JSON, and the JSON
+        if start[6:9] == b"\0\0{":  # the length of the JSON, and the JSON
             return _read_safetensors(path, int.from_bytes(start[:8], "little"))
         if start.startswith(b"PK\x03\x04"):
             return _read_zip(path)
-        if start.startswith(b"\x80"):  # pickles begin so: PyTorch's files of before 1.6
+        if start.startswith(b"\x80"):  # a pickle: a file of PyTorch before 1.6
             return _read_torch(path)
         return _read_message(path)
     except OSError as error:
@@ -49,8 +49,8 @@ def read_weights(path: Path) -> Stored:
         raise CheckpointError(f"{path} cannot be read: {first_line or repr(error)}") from None
 
 
-def _read_zip(path: Path) -> Stored:
-    """Read a file of torch.save after checking that it holds what it says, uncompressed."""
+def _read_zip(path: Path) -> WeightsFile:
+    """Read a file of torch.save after checking that it is uncompressed and of its real size."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -60,16 +60,16 @@ def _read_zip(path: Path) -> Stored:
     return _read_torch(path)
 
 
-def _read_torch(path: Path) -> Stored:
+def _read_torch(path: Path) -> WeightsFile:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of old storages: nothing that a person could act on
+        warnings.simplefilter("ignore")  # about old storages; the user cannot act on them
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:  # whose text recommends to run the file
+        except pickle.UnpicklingError:  # its text recommends running the pickle
             raise CheckpointError(
-                "cannot be read: it is damaged, or holds other things than tensors; nothing was run"
+                "cannot be read: it is damaged or holds other things than tensors; nothing was run"
             ) from None
-    # Checkpoints of training scripts hold the weights beside other things.
+    # Checkpoints of training scripts also hold other things.
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -79,18 +79,19 @@ def _read_torch(path: Path) -> Stored:
     for name, tensor in tensors.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{name} claims more numbers than the file holds")
-    return Stored("PyTorch file", _plain_names(tensors))
+    return WeightsFile("PyTorch file", _without_module(tensors))
 
 
-def _read_safetensors(path: Path, header: int) -> Stored:
+def _read_safetensors(path: Path, header: int) -> WeightsFile:
     if header > min(MAX_HEADER, path.stat().st_size - 8):
         raise CheckpointError(f"claims a header of {header:,} bytes")
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Stored("safetensors", _plain_names(tensors), metadata=file.metadata() or {})
+        metadata = file.metadata() or {}
+    return WeightsFile("safetensors", _without_module(tensors), metadata=metadata)
 
 
-def _read_message(path: Path) -> Stored:
+def _read_message(path: Path) -> WeightsFile:
     with path.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
@@ -104,6 +105,6 @@ def _read_message(path: Path) -> Stored:
     raise CheckpointError(f"is in none of these formats: {FORMATS}")
 
 
-def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the "module." that networks on several devices put into their names."""
+def _without_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove "module." from the names, which PyTorch's DataParallel adds."""
     return {name.replace("module.", ""): tensor for name, tensor in tensors.items()}

@@ -1,6 +1,6 @@
-"""Reading weights from an ONNX file: those of its convolutions and fully connected layers.
+"""Reading the weights of an ONNX file's convolutions and fully connected layers.
 
-This needs no ONNX library; field numbers are those of onnx.proto in onnx/onnx.
+This needs no ONNX library. Field numbers are those of onnx.proto in onnx/onnx.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet.convert.card import MODEL_KEY
-from alexnet.convert.stored import Kind, Stored
+from alexnet.convert.weights_file import Kind, WeightsFile
 from alexnet.convert.wire import BYTES, VARINT, Message, WireError
 
 MODEL_IR_VERSION, MODEL_GRAPH, MODEL_METADATA = 1, 7, 14
@@ -31,16 +31,16 @@ KINDS: dict[str, Kind] = {
     "MaxPool": "pool",
 }
 TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
-"""TensorProto.DataType: how the numbers of a weight may be stored."""
+"""The types of weights that are read, by TensorProto.DataType."""
 
 
 def is_onnx(message: Message) -> bool:
-    """Tell whether a message is a ModelProto."""
+    """Check whether a message is a ModelProto."""
     return message.has(MODEL_IR_VERSION, VARINT) and message.has(MODEL_GRAPH, BYTES)
 
 
-def read_onnx(message: Message) -> Stored:
-    """Read a ModelProto. Raises `WireError` for one that contradicts itself."""
+def read_onnx(message: Message) -> WeightsFile:
+    """Read a ModelProto. Raises `WireError` for an inconsistent one."""
     metadata = {
         entry.text(ENTRY_KEY): entry.text(ENTRY_VALUE) for entry in message.messages(MODEL_METADATA)
     }
@@ -57,19 +57,19 @@ def read_onnx(message: Message) -> Stored:
         nodes = graph.messages(GRAPH_NODE)
         arrays = (found for node in nodes for found in _layer_weights(node, tensors))
     weights = {name: torch.from_numpy(array) for name, array in arrays}
-    return Stored("ONNX", weights, tuple(kinds), metadata, ordered=True)
+    return WeightsFile("ONNX", weights, tuple(kinds), metadata, ordered=True)
 
 
 def _layer_weights(
     node: Message, tensors: dict[str, Message]
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Give the weight and bias of a node, named after the node, where it has any."""
+    """Yield the weight and bias of a node, if it has them, named after the node."""
     inputs, kind = node.texts(NODE_INPUT), KINDS.get(node.text(NODE_OP))
     if kind not in ("conv", "fc"):
         return
     layer = node.text(NODE_NAME) or (inputs[1] if len(inputs) > 1 else "")
     for part, name in zip(("weight", "bias"), inputs[1:], strict=False):
-        # Taken out: used by many nodes, one tensor would fill the memory with copies.
+        # Each tensor is used once: many nodes with the same one would fill the memory with copies.
         tensor = tensors.pop(name, None)
         if tensor is None:
             raise WireError(f"{layer}: its {part} {name} is not in the file, or used before")
@@ -80,7 +80,7 @@ def _layer_weights(
 
 
 def _gemm_is_transposed(node: Message) -> bool:
-    """Tell whether a Gemm's matrix is (out, in), as ours; refuse one that also scales."""
+    """Check whether a Gemm's matrix is (out, in); raise `WireError` for one that also scales."""
     transposed = False
     for attribute in node.messages(NODE_ATTRIBUTE):
         name = attribute.text(ATTRIBUTE_NAME)
@@ -94,13 +94,13 @@ def _gemm_is_transposed(node: Message) -> bool:
 def _array(tensor: Message) -> NDArray[np.float32]:
     name, shape = tensor.text(TENSOR_NAME), tensor.integers(TENSOR_DIMS)
     if tensor.integer(TENSOR_LOCATION, 0):
-        raise WireError(f"{name} lies in another file: save the model as a single one")
-    kind = TYPES.get(tensor.integer(TENSOR_TYPE, 0))
-    if kind is None:
+        raise WireError(f"{name} is stored in another file: save the model as one file")
+    dtype = TYPES.get(tensor.integer(TENSOR_TYPE, 0))
+    if dtype is None:
         raise WireError(f"{name} is not stored as floating-point numbers")
-    values = tensor.numbers(TENSOR_RAW, kind)
-    if not len(values) and kind == "<f4":
-        values = tensor.numbers(TENSOR_FLOATS, kind)
+    values = tensor.numbers(TENSOR_RAW, dtype)
+    if not len(values) and dtype == "<f4":
+        values = tensor.numbers(TENSOR_FLOATS, dtype)
     if len(shape) > 8 or min(shape, default=1) < 1 or math.prod(shape) != len(values):
         sizes = " x ".join(map(str, shape[:8]))
         raise WireError(f"{name} of shape {sizes} holds {len(values):,} numbers")

@@ -1,7 +1,7 @@
-"""The demo: the whole way from images to predictions, on drawings that the package makes.
+"""The demo: every stage from images to predictions, on drawings that the package makes.
 
-`run_demo` is imported when it is first asked for, since the processes that only draw, for
-`prepare`, should start quickly and without torch.
+`run_demo` is imported at its first use, so that the worker processes of `prepare`, which only draw,
+start quickly and without torch.
 """
 
 import importlib
@@ -15,7 +15,7 @@ __all__ = ["DemoReport", "run_demo"]
 
 
 def __getattr__(name: str) -> Any:
-    """Fetch the two public names from their module."""
+    """Import the two public names from their module."""
     if name in ("DemoReport", "run_demo"):
         return getattr(importlib.import_module("alexnet.demo.stages"), name)
     raise AttributeError(f"module 'alexnet.demo' has no attribute {name!r}")

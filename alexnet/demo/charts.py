@@ -1,4 +1,4 @@
-"""Line charts for the report: from numbers to places in an SVG picture. The template draws them."""
+"""Line charts for the report: compute the points of an SVG picture, which the template draws."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,34 +6,34 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 440, 264
 LEFT, RIGHT, TOP, BOTTOM = 52, 426, 12, 214
-"""The plotting area within the picture; the rest holds ticks and labels."""
+"""The plotting area within the picture; ticks and labels are around it."""
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A place on an axis and its text."""
+    """A position on an axis and its text."""
 
-    at: float
+    position: float
     text: str
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: its places in the picture, and its last value as text."""
+    """One line: its points in the picture, and its last value as text."""
 
     name: str
-    places: list[tuple[float, float]]
+    points: list[tuple[float, float]]
     last: str
 
     @property
     def path(self) -> str:
-        """The places as an SVG polyline takes them."""
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.places)
+        """The points in the form of an SVG polyline."""
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves by epoch, laid out; an empty list of curves where nothing was measured."""
+    """Curves by epoch, laid out; no curves if nothing was measured."""
 
     title: str
     unit: str
@@ -43,7 +43,7 @@ class Chart:
 
     @property
     def description(self) -> str:
-        """What a person hears who cannot see the chart."""
+        """The text that a screen reader reads."""
         ends = ", ".join(f"{curve.name} ends at {curve.last}" for curve in self.curves)
         return f"{self.title}, by epoch: {ends}."
 
@@ -52,7 +52,7 @@ def nice_step(span: float, most: int) -> float:
     """Return 1, 2 or 5 times a power of ten that fits into `span` at most `most` times."""
     rough = span / most
     power = 10.0 ** math.floor(math.log10(rough))
-    # The tiny slack keeps 0.30000000000000004 from becoming 0.5.
+    # The tolerance keeps 0.30000000000000004 from becoming 0.5.
     return next(power * lead for lead in (1, 2, 5, 10) if power * lead >= rough * (1 - 1e-9))
 
 
@@ -65,21 +65,22 @@ def line_chart(
 ) -> Chart:
     """Lay out one curve for each of `series`, its values by epoch; the y axis begins at 0.
 
-    `write` turns a value into text. Values that are None are left out, and so are series of them.
+    `write` turns a value into text. Values that are None are left out; a series with no other
+    values gives no curve.
     """
-    known = {name: _measured(epochs, values) for name, values in series.items()}
-    top = max((value for pairs in known.values() for _, value in pairs), default=0) or 1
+    measured = {name: _measured(epochs, values) for name, values in series.items()}
+    top = max((value for pairs in measured.values() for _, value in pairs), default=0) or 1
     step = nice_step(top, 5)
     rows = math.ceil(top / step - 1e-9)
-    across, up = _scale(epochs, LEFT, RIGHT), _upward(rows * step)
+    x, y = _x_scale(epochs), _y_scale(rows * step)
     return Chart(
         title=title,
         unit=unit,
-        x_ticks=[Tick(across(epoch), str(epoch)) for epoch in _epoch_ticks(epochs)],
-        y_ticks=[Tick(up(row * step), write(row * step)) for row in range(rows + 1)],
+        x_ticks=[Tick(x(epoch), str(epoch)) for epoch in _epoch_ticks(epochs)],
+        y_ticks=[Tick(y(row * step), write(row * step)) for row in range(rows + 1)],
         curves=[
-            Curve(name, [(across(epoch), up(value)) for epoch, value in pairs], write(pairs[-1][1]))
-            for name, pairs in known.items()
+            Curve(name, [(x(epoch), y(value)) for epoch, value in pairs], write(pairs[-1][1]))
+            for name, pairs in measured.items()
             if pairs
         ],
     )
@@ -90,14 +91,14 @@ def _measured(epochs: Sequence[int], values: Sequence[float | None]) -> list[tup
     return [(epoch, value) for epoch, value in pairs if value is not None]
 
 
-def _scale(epochs: Sequence[int], low: float, high: float) -> Callable[[float], float]:
+def _x_scale(epochs: Sequence[int]) -> Callable[[float], float]:
     first, last = epochs[0], epochs[-1]
     if first == last:
-        return lambda _: (low + high) / 2
-    return lambda epoch: low + (epoch - first) / (last - first) * (high - low)
+        return lambda _: (LEFT + RIGHT) / 2
+    return lambda epoch: LEFT + (epoch - first) / (last - first) * (RIGHT - LEFT)
 
 
-def _upward(top: float) -> Callable[[float], float]:
+def _y_scale(top: float) -> Callable[[float], float]:
     return lambda value: BOTTOM - value / top * (BOTTOM - TOP)
 
 

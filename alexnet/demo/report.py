@@ -1,7 +1,7 @@
-"""One self-contained HTML page on a trained run: what was measured, seen, confused and set.
+"""Write one HTML page about a trained run: errors, curves, predictions, confusions, settings.
 
-The page asks the network for nothing and runs no script, so it can be mailed, printed or put
-anywhere. Everything here turns data into what the template `report.html.jinja` lays out.
+The page makes no requests and runs no script, so it can be mailed, printed or published anywhere.
+This module computes the values that the template `report.html.jinja` lays out.
 """
 
 import base64
@@ -14,7 +14,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,10 +21,9 @@ from alexnet.config import Settings
 from alexnet.demo.charts import Chart, line_chart
 from alexnet.errors import StorageError
 from alexnet.evaluate import Evaluation
+from alexnet.images import Pixels
 from alexnet.predict import Prediction
 from alexnet.storage.run import Run
-
-Pixels = NDArray[np.uint8]
 
 FILTERS_ACROSS = 12
 FILTER_ENLARGEMENT = 8
@@ -33,20 +31,20 @@ FILTER_ENLARGEMENT = 8
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture whose class is known, and what the network says about it."""
+    """A picture, its true class and the prediction of the network."""
 
     truth: str
     prediction: Prediction
 
     @property
     def is_right(self) -> bool:
-        """Whether the most probable class is the true one."""
+        """Whether the most probable class is the true class."""
         return self.prediction.predictions[0][0] == self.truth
 
 
 @dataclass(frozen=True)
 class Story:
-    """What the page says of the run that the run does not know: in words for a stranger."""
+    """The texts of the page that are not in the run."""
 
     title: str
     sentence: str
@@ -60,10 +58,10 @@ def write_report(
     samples: Sequence[Sample],
     story: Story,
 ) -> Path:
-    """Write the page on a trained run to `path` and return that.
+    """Write the page about a trained run to `path`; return `path`.
 
-    The figures come from `evaluations`, one per number of views and all of one split; their first
-    one's confusion matrix is shown. Raises `StorageError` if the page cannot be written.
+    `evaluations` give the errors, one for each number of views, all of one split. The confusion
+    matrix is that of the first. Raises `StorageError` if the page cannot be written.
     """
     path = Path(path)
     page = render_report(run, evaluations, samples, story)
@@ -81,7 +79,7 @@ def render_report(
     model = run.load_model()
     epochs = [row for row in run.metrics() if row.get("kind") == "epoch"]
     weights = model.get_parameter("conv1.weight").detach()
-    template = environment().from_string(
+    template = template_environment().from_string(
         resources.files("alexnet.demo").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
     return template.render(
@@ -94,7 +92,8 @@ def render_report(
         evaluations=evaluations,
         epochs=epochs,
         charts=learning_curves(epochs),
-        filters=filter_count_and_picture(weights),
+        filter_count=len(weights),
+        filters=png_address(filter_sheet(weights.cpu().numpy())),
         samples=[(sample, png_address(read_picture(sample))) for sample in samples],
         confusion=confusion_rows(evaluations[0].confusion, run.titles),
         settings=settings_rows(run.settings),
@@ -102,28 +101,28 @@ def render_report(
     )
 
 
-def environment() -> jinja2.Environment:
-    """Make the template's surroundings: everything is escaped, and a missing value is an error."""
-    surroundings = jinja2.Environment(
+def template_environment() -> jinja2.Environment:
+    """Return the template's environment: all values are escaped, a missing value is an error."""
+    environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    surroundings.filters |= {"percent": percent, "duration": duration}
-    return surroundings
+    environment.filters |= {"percent": percent, "duration": duration}
+    return environment
 
 
 def percent(fraction: float) -> str:
-    """Write a fraction for a person: 0.0625 is "6.25 %", 0.1 is "10 %"."""
+    """Format a fraction: 0.0625 is "6.25 %", 0.1 is "10 %"."""
     return f"{100 * fraction:.2f}".rstrip("0").rstrip(".") + " %"
 
 
 def duration(seconds: float) -> str:
-    """Write a time for a person: "48 s", "1 min 52 s"."""
+    """Format a time: "48 s", "1 min 52 s"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def learning_curves(epochs: Sequence[dict[str, Any]]) -> list[Chart]:
-    """Lay out the loss and the error by epoch, those that were measured."""
+    """Lay out loss and error by epoch; leave out what was not measured."""
     if not epochs:
         return []
     numbers = [row["epoch"] for row in epochs]
@@ -140,15 +139,10 @@ def learning_curves(epochs: Sequence[dict[str, Any]]) -> list[Chart]:
     return [chart for chart in charts if chart.curves]
 
 
-def filter_count_and_picture(weights: torch.Tensor) -> tuple[int, str]:
-    """Count the filters (N, 3, height, width) and picture them, as a data address."""
-    return len(weights), png_address(filter_sheet(weights.cpu().numpy()))
-
-
 def filter_sheet(weights: NDArray[np.float32]) -> Pixels:
-    """Lay filters (N, 3, height, width) out as one enlarged RGBA picture with clear gaps.
+    """Arrange filters (N, 3, height, width) in one enlarged RGBA picture with transparent gaps.
 
-    Grey is 0, and each filter's largest weight is black or white in its channel.
+    Grey is 0. The largest weight of each filter is 0 or 255 in its channel.
     """
     count, _, height, width = weights.shape
     largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
@@ -179,7 +173,7 @@ def png_address(pixels: Pixels) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """A count of the confusion matrix, as a share of its row, on the diagonal or not."""
+    """A count of the confusion matrix, its share of the row, and whether it is on the diagonal."""
 
     count: int
     share: float
@@ -189,17 +183,17 @@ class Cell:
 def confusion_rows(
     confusion: Sequence[Sequence[int]], titles: Sequence[str]
 ) -> list[tuple[str, list[Cell]]]:
-    """Pair each true class with its row of cells."""
+    """Return each true class with its row of cells."""
     rows = []
     for row, (title, counts) in enumerate(zip(titles, confusion, strict=True)):
         images = sum(counts) or 1
-        cells = [Cell(count, count / images, row == at) for at, count in enumerate(counts)]
+        cells = [Cell(count, count / images, row == column) for column, count in enumerate(counts)]
         rows.append((title, cells))
     return rows
 
 
 def settings_rows(settings: Settings) -> list[tuple[str, str, str]]:
-    """List each setting's name, its value, and the paper's where that is another."""
+    """List name and value of each setting, and the paper's value if it differs."""
     paper = Settings().as_json()
     return [
         (name, write_value(value), "" if value == paper[name] else write_value(paper[name]))
@@ -208,7 +202,7 @@ def settings_rows(settings: Settings) -> list[tuple[str, str, str]]:
 
 
 def write_value(value: object) -> str:
-    """Write a setting's value as one would type it."""
+    """Format the value of a setting as the user would type it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
@@ -219,7 +213,7 @@ def write_value(value: object) -> str:
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """List what else one needs to make the run again."""
+    """List what else is needed to repeat the run."""
     versions = ", ".join(f"{name} {number}" for name, number in run.info["versions"].items())
     entries = {
         "Software": versions,

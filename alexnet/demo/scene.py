@@ -1,6 +1,6 @@
-"""How a drawn thing becomes a picture: pose, colours, background, clutter, light and noise.
+"""Turn a drawn object into a picture: pose, colours, background, clutter, light and noise.
 
-A scene is (64, 64, 3) float, 0-255. Everything is drawn three times as large and averaged down.
+A scene is (64, 64, 3) float, 0-255. Everything is drawn at three times the size and averaged.
 """
 
 from collections.abc import Iterable
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from alexnet.demo.shapes import PAINTS, Part, arc, between, stroke
+from alexnet.images import Pixels
 
 Field = NDArray[np.float64]
 
@@ -20,31 +21,32 @@ SIDE: Field = np.linspace(-1, 1, SIZE)
 COLUMNS, ROWS = np.meshgrid(SIDE, SIDE)
 
 
-def compose(parts: Iterable[Part], rng: Generator) -> NDArray[np.uint8]:
-    """Make one (64, 64, 3) picture of a thing, everything but its shape drawn from `rng`."""
+def compose(parts: Iterable[Part], rng: Generator) -> Pixels:
+    """Make one (64, 64, 3) picture of an object; draw everything but its shape from `rng`."""
     ground, colors = np.split(distinct_colors(2 + PAINTS + 2, rng), [2])
     behind, before = scatter(0.4, 3, rng), scatter(0.2, 2, rng)
     scene = background(ground, rng)
-    thing = pose(list(parts), rng)
+    posed = pose(list(parts), rng)
     texture = 1 + rng.uniform(0, 0.4) * (pattern(rng) - 0.5)
-    return expose(paint(scene, [*behind, *thing, *before], colors, texture), rng)
+    return expose(paint(scene, [*behind, *posed, *before], colors, texture), rng)
 
 
 def distinct_colors(count: int, rng: Generator) -> Field:
-    """Draw (count, 3) RGB colours, any colour at all, but the eye can tell each from the others.
+    """Draw (count, 3) RGB colours that the eye can distinguish from each other.
 
-    Each is the first of some random candidates that is far enough from all before it.
+    Each is the first of 24 random candidates that is far enough from all colours before it, or the
+    farthest.
     """
     pure = rng.uniform(0, 255, (count, 24, 3))
     grey = pure.mean(axis=2, keepdims=True)
     candidates = grey + rng.uniform(0.1, 0.9, (count, 24, 1)) * (pure - grey)
-    seen = candidates * np.sqrt(3 * np.array([0.3, 0.59, 0.11]))  # green differences show most
+    perceived = candidates * np.sqrt(3 * np.array([0.3, 0.59, 0.11]))  # green counts most
     chosen = [(0, 0)]
     for number in range(1, count):
-        before = np.stack([seen[at] for at in chosen])
-        gaps = np.linalg.norm(seen[number, :, None] - before, axis=2).min(axis=1)
+        before = np.stack([perceived[index] for index in chosen])
+        gaps = np.linalg.norm(perceived[number, :, None] - before, axis=2).min(axis=1)
         chosen.append((number, int(np.argmax(np.minimum(gaps, 100)))))
-    return np.stack([candidates[at] for at in chosen])
+    return np.stack([candidates[index] for index in chosen])
 
 
 def pattern(rng: Generator) -> Field:
@@ -69,7 +71,7 @@ def pattern(rng: Generator) -> Field:
 
 
 def smooth_noise(cells: np.int64, rng: Generator) -> Field:
-    """Draw (64, 64) noise, about 0 to 1, whose waves are about 64 / `cells` pixels long."""
+    """Draw (64, 64) noise, about 0 to 1, with waves about 64 / `cells` pixels long."""
     grid = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
     return np.asarray(grid.resize((SIZE, SIZE), Image.Resampling.BICUBIC), float).clip(0, 1)
 
@@ -82,11 +84,11 @@ def background(colors: Field, rng: Generator) -> Field:
 
 
 def scatter(size: float, most: int, rng: Generator) -> list[Part]:
-    """List up to `most` bits that mean nothing, placed anywhere: discs, lines, triangles.
+    """Draw up to `most` pieces of clutter at any position: discs, lines, triangles.
 
-    `size` is the largest reach of one, as a fraction of half the picture.
+    `size` is their largest reach, as a fraction of half the picture.
     """
-    bits: list[Part] = []
+    pieces: list[Part] = []
     for number in range(rng.integers(most + 1)):
         x, y = rng.uniform(0, SIZE, 2)
         reach = SIZE / 2 * size * rng.uniform(0.4, 1)
@@ -97,12 +99,12 @@ def scatter(size: float, most: int, rng: Generator) -> list[Part]:
             stroke(corners[:2], width),
             corners,
         )
-        bits.append((PAINTS + number % 2, shapes[rng.integers(len(shapes))]))
-    return bits
+        pieces.append((PAINTS + number % 2, shapes[rng.integers(len(shapes))]))
+    return pieces
 
 
 def pose(parts: list[Part], rng: Generator) -> list[Part]:
-    """Mirror, shear, tilt, turn, scale and place a thing: its parts in pixels of the scene."""
+    """Mirror, shear, tilt, turn, scale and move an object; return its parts in scene pixels."""
     shear, tilt_x, tilt_y = between(rng, (-0.2, 0.2), (-0.12, 0.12), (-0.12, 0.12))
     turn = rng.uniform(-25, 25)
     mirror = rng.choice((-1, 1))
@@ -112,14 +114,14 @@ def pose(parts: list[Part], rng: Generator) -> list[Part]:
     points = points @ linear.T / (1 + points @ (tilt_x, tilt_y))[:, None]
     low, high = points.min(axis=0), points.max(axis=0)
     scale = rng.uniform(0.55, 1) * SIZE / (high - low).max()
-    place = rng.uniform(0, 1, 2) * (SIZE - scale * (high - low))
-    points = (points - low) * scale + place
+    offset = rng.uniform(0, 1, 2) * (SIZE - scale * (high - low))
+    points = (points - low) * scale + offset
     ends = np.cumsum([len(outline) for _, outline in parts])
     return list(zip([paint for paint, _ in parts], np.split(points, ends[:-1]), strict=True))
 
 
 def paint(scene: Field, parts: list[Part], colors: Field, texture: Field) -> Field:
-    """Lay parts, given in pixels, over the scene; `texture` (64, 64) multiplies their colours."""
+    """Draw parts, given in pixels, over the scene; `texture` (64, 64) scales their colours."""
     layer = Image.new("RGBA", (SIZE * OVERSAMPLING, SIZE * OVERSAMPLING))
     draw = ImageDraw.Draw(layer)
     fills = [(*color, 255) for color in colors.astype(int).tolist()]
@@ -130,7 +132,7 @@ def paint(scene: Field, parts: list[Part], colors: Field, texture: Field) -> Fie
     return scene + cover * (pixels[..., :3] * texture[..., None] - scene)
 
 
-def expose(scene: Field, rng: Generator) -> NDArray[np.uint8]:
+def expose(scene: Field, rng: Generator) -> Pixels:
     """Light the scene from one side, change brightness and contrast, add noise: 8-bit pixels."""
     angle, slope, gain, contrast = between(rng, (0, 2 * np.pi), (0, 0.3), (0.8, 1.1), (0.7, 1.1))
     light = gain * (1 + slope * (np.cos(angle) * COLUMNS + np.sin(angle) * ROWS))

@@ -1,9 +1,9 @@
-"""The ten things of the embedded data set, each a short function that lists its coloured parts.
+"""The ten objects of the embedded data set: a short function for each lists its coloured parts.
 
-Coordinates: x to the right, y down, a thing fills about -1 ... 1 both ways. A part is a paint (an
-index into the picture's palette) and the (n, 2) corners of a filled polygon; later parts lie on
-top. Paints are drawn anew for every picture, so no thing has a colour of its own. Each function
-draws its proportions from the generator that it is given, so no two houses are the same house.
+Coordinates: x to the right, y down; an object fills about -1 ... 1 in both directions. A part is a
+paint (an index into the picture's palette) and the (n, 2) corners of a filled polygon; later parts
+cover earlier ones. The palette is drawn for every picture, so colours say nothing about the class.
+Each function draws its proportions from the given generator, so no two houses are the same.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,19 +26,19 @@ def between(rng: Generator, *ranges: tuple[float, float]) -> list[float]:
 
 
 def polygon(*corners: tuple[float, float]) -> Points:
-    """Give the (n, 2) points of these corners."""
+    """Return the (n, 2) points of these corners."""
     return np.array(corners, dtype=np.float64)
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Points:
-    """Give the corners of an upright rectangle."""
+    """Return the corners of an upright rectangle."""
     return polygon((left, top), (right, top), (right, bottom), (left, bottom))
 
 
 def arc(
     x: float, y: float, radius: float, start: float = 0, stop: float = 360, flat: float = 1
 ) -> Points:
-    """Give points along an arc, clockwise on the picture from `start` to `stop` degrees.
+    """Return points on an arc, clockwise in the picture from `start` to `stop` degrees.
 
     `flat` scales the height: 1 is a circle.
     """
@@ -47,7 +47,7 @@ def arc(
 
 
 def stroke(path: Points, width: float) -> Points:
-    """Give the outline of a line of `width` along `path`; where that ends at its start, a ring."""
+    """Return the outline of a line of `width` along `path`; a closed path gives a ring."""
     along = np.gradient(path, axis=0)
     if len(path) > 2 and np.allclose(path[0], path[-1]):
         along[[0, -1]] = path[1] - path[-2]
@@ -56,7 +56,7 @@ def stroke(path: Points, width: float) -> Points:
 
 
 def line(x0: float, y0: float, x1: float, y1: float, width: float = 0.12) -> Points:
-    """Give the outline of a straight line."""
+    """Return the outline of a straight line."""
     return stroke(polygon((x0, y0), (x1, y1)), width)
 
 
@@ -227,7 +227,7 @@ def umbrella(rng: Generator) -> Iterator[Part]:
 
 
 def umbrella_panel(scallop: Points, top: float) -> Points:
-    """Close a panel from its `scallop`, running right to left, by arcs that meet at (0, top)."""
+    """Close a panel: its `scallop` runs right to left, and two arcs meet at (0, top)."""
     up = np.sin(np.linspace(0, np.pi / 2, 9))
     over = np.cos(np.linspace(0, np.pi / 2, 9))
     (right, rim), (left, _) = scallop[0], scallop[-1]
@@ -236,7 +236,7 @@ def umbrella_panel(scallop: Points, top: float) -> Points:
     return np.concatenate([scallop, climb, fall])
 
 
-THINGS: dict[str, Callable[[Generator], Iterable[Part]]] = {
-    thing.__name__: thing
-    for thing in (bicycle, boat, car, cup, face, fish, house, key, tree, umbrella)
+OBJECTS: dict[str, Callable[[Generator], Iterable[Part]]] = {
+    function.__name__: function
+    for function in (bicycle, boat, car, cup, face, fish, house, key, tree, umbrella)
 }

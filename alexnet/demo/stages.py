@@ -1,7 +1,6 @@
-"""Every stage on the embedded drawings, one after the other, and a page about the result."""
+"""Run every stage on the embedded drawings, and write a page about the result."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from alexnet.dataset import Dataset, Split
 from alexnet.demo.drawings import Drawings
 from alexnet.demo.report import Sample, Story, duration, write_report
 from alexnet.errors import UsageError
-from alexnet.evaluate import Evaluation, evaluate_run
+from alexnet.evaluate import Accelerate, Evaluation, evaluate_run
 from alexnet.predict import Prediction, predict_images
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import SILENT, Progress
 from alexnet.recipes import recipe
 from alexnet.storage.run import Run
 from alexnet.train import TrainReport, train_model
-from alexnet.train.processes import Accelerate
 
 SIZE = 64
 EPOCHS = 10
@@ -29,7 +27,7 @@ PICTURES_PER_CLASS = 2
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo came to, and where everything lies."""
+    """The results of the demo and the paths of its files."""
 
     out: str
     report: str
@@ -63,27 +61,31 @@ def run_demo(
     progress: Progress = SILENT,
     accelerate: Accelerate | None = None,
 ) -> DemoReport:
-    """Make the drawings, train on them, evaluate, predict, and write OUT/report.html.
+    """Prepare the drawings, train, evaluate, predict, and write OUT/report.html.
 
-    OUT/data and OUT/run are used again where they are the same, and a training that was stopped is
-    gone on with. `seed` is the training's; `drawings` are by default the embedded ones;
-    `accelerate` makes the network's faster form, None takes it as it is. Raises `UsageError` where
-    OUT holds other data or a run with another seed.
+    OUT/data is reused, and a stopped training in OUT/run continues. `seed` is that of the training;
+    `drawings` are the embedded ones by default; `accelerate` returns an accelerated network, None
+    uses the network as it is. Raises `UsageError` if OUT holds other data or a run with other
+    settings.
     """
     out = Path(out)
     data, run = out / "data", out / "run"
     settings = demo_settings(EPOCHS if epochs is None else epochs, seed)
     refuse_other_run(run, settings)
-    dataset = make_data(data, drawings or Drawings(), progress)
-    how: Any = {"device": device, "progress": progress, "accelerate": accelerate}
-    trained = train_model(data, run, settings, resume=True, **how)
-    evaluations = [evaluate_run(run, data, views=views, split="test", **how) for views in (1, 10)]
+    options: Any = {"device": device, "progress": progress, "accelerate": accelerate}
+
+    dataset = prepare_drawings(data, drawings or Drawings(), progress)
+    trained = train_model(data, run, settings, resume=True, **options)
+    evaluations = [
+        evaluate_run(run, data, views=views, split="test", **options) for views in (1, 10)
+    ]
     pictures = write_pictures(dataset, out / "pictures")
-    predictions = predict_images(list(pictures), run, **how)
+    predictions = predict_images(list(pictures), run, **options)
+
     truths = list(pictures.values())
     samples = [Sample(*pair) for pair in zip(truths, predictions, strict=True)]
     command = f"alexnet demo {shlex.quote(str(out))} --epochs {settings.epochs} --seed {seed}"
-    story = tell(dataset, trained, command)
+    story = describe(dataset, trained, command)
     page = write_report(out / "report.html", Run.open(run), evaluations, samples, story)
     return DemoReport(
         out=str(out),
@@ -98,21 +100,21 @@ def run_demo(
 
 
 def demo_settings(epochs: int, seed: int) -> Settings:
-    """Return the recipe "small" in a hurry: it sees each drawing a few times only."""
+    """Return the recipe "small", adapted to a few epochs."""
     small = replace(recipe("small"), model="alexnet_small", epochs=epochs, seed=seed)
     return replace(small, lr=0.001, min_crop_scale=0.8, dropout=0.2)
 
 
 def refuse_other_run(run: Path, settings: Settings) -> None:
-    """Raise `UsageError` if `run` is a training with other settings; more epochs may be added."""
+    """Raise `UsageError` if `run` has other settings; the number of epochs may differ."""
     if Run.exists(run) and replace(Run.open(run).settings, epochs=settings.epochs) != settings:
         raise UsageError(
-            f"{run} is a training with other settings; remove it or choose another place"
+            f"{run} is a training with other settings; remove it or choose another folder"
         )
 
 
-def make_data(path: Path, drawings: Drawings, progress: Progress) -> Dataset:
-    """Open the packed drawings at `path`, made now unless they are there already."""
+def prepare_drawings(path: Path, drawings: Drawings, progress: Progress) -> Dataset:
+    """Open the packed drawings in `path`; prepare them first if `path` does not exist."""
     if not path.exists():
         prepare_dataset(drawings, path, size=SIZE, progress=progress)
         return Dataset(path)
@@ -120,38 +122,40 @@ def make_data(path: Path, drawings: Drawings, progress: Progress) -> Dataset:
     counts = {name: len(dataset.split(name)) for name in dataset.split_names}
     source = dataset.info["provenance"]["source"]
     if (source, counts) != (drawings.location, dict(drawings.counts)):
-        raise UsageError(f"{path} holds other data than the demo's; remove it or choose another")
+        raise UsageError(
+            f"{path} holds other data than the demo's; remove it or choose another folder"
+        )
     progress.note(f"using the drawings in {path}")
     return dataset
 
 
 def write_pictures(dataset: Dataset, folder: Path) -> dict[Path, str]:
-    """Write the first test pictures of each class as PNG files; return their paths and classes."""
+    """Write the first test pictures of each class as PNG files; return the class of each path."""
     folder.mkdir(parents=True, exist_ok=True)
     test = dataset.split("test")
     written = {}
-    for number, title in enumerate(dataset.classes):
-        for index in first_of_class(test, number):
-            path = folder / f"{title}-{index:04d}.png"
+    for label, name in enumerate(dataset.classes):
+        for index in first_of_class(test, label):
+            path = folder / f"{name}-{index:04d}.png"
             Image.fromarray(test.read([index])[0]).save(path)
-            written[path] = title
+            written[path] = name
     return written
 
 
-def first_of_class(split: Split, number: int) -> Sequence[int]:
-    """Find the first images of a class."""
-    places = (split.labels == number).nonzero()[0]
-    return [int(place) for place in places[:PICTURES_PER_CLASS]]
+def first_of_class(split: Split, label: int) -> list[int]:
+    """Return the indices of the first images of a class."""
+    indices: list[int] = (split.labels == label).nonzero()[0].tolist()
+    return indices[:PICTURES_PER_CLASS]
 
 
-def tell(dataset: Dataset, trained: TrainReport, command: str) -> Story:
-    """Say in a sentence what happened, for somebody who has not seen any of it."""
+def describe(dataset: Dataset, trained: TrainReport, command: str) -> Story:
+    """Return the texts of the page, for a reader who does not know the demo."""
     images = len(dataset.split("train"))
     return Story(
         title="A small AlexNet, trained on drawings",
-        sentence="A neural network of the kind that won the ImageNet contest of 2012, scaled down "
-        f"for small images, learned to tell {len(dataset.classes)} drawn things apart from "
-        f"{images:,} examples in {duration(trained.seconds)} on {trained.device}. Below is what it "
-        "makes of images that it never saw.",
+        sentence="This neural network is a smaller version of AlexNet, which won the ImageNet "
+        f"contest of 2012. It learned to recognise {len(dataset.classes)} drawn objects from "
+        f"{images:,} examples in {duration(trained.seconds)} on {trained.device}. The page shows "
+        "its answers to images that it had not seen in training.",
         command=command,
     )

@@ -1,18 +1,18 @@
-"""The doctor: examines a data set, a run directory or ImageNet's archives, and says what to do.
+"""The doctor examines a data set, a run directory or ImageNet's archives and says what to do.
 
-It changes nothing, reads everything once, and keeps little of it in memory.
+It reads everything, changes nothing and needs little memory.
 """
 
 import time
 from pathlib import Path
 
-from alexnet.dataset import MANIFEST
-from alexnet.doctor.findings import Diagnosis, Finding, Kind, Notebook
-from alexnet.doctor.packed import examine_dataset
+from alexnet.doctor.dataset import examine_dataset
+from alexnet.doctor.findings import Diagnosis, Finding, Kind, Report
 from alexnet.doctor.published import ARCHIVES, examine_archives, find_archives
 from alexnet.doctor.runs import examine_run
 from alexnet.errors import UsageError
 from alexnet.progress import SILENT, Progress
+from alexnet.storage.dataset_manifest import MANIFEST
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
@@ -22,20 +22,20 @@ def diagnose(
 ) -> Diagnosis:
     """Examine a packed data set, a run directory, or a folder with ImageNet's archives.
 
-    `source` is such a folder, examined together with the data set that was made of it. What is
-    wrong is returned, not raised; raises `UsageError` if `path` is nothing of the three.
+    `source` is a folder with archives, examined together with the data set that was made of them.
+    Damage is returned, not raised. Raises `UsageError` if `path` is none of the three.
     """
-    began, place, book = time.monotonic(), Path(path), Notebook()
-    kind = _kind(place)
+    began, path, report = time.monotonic(), Path(path), Report()
+    kind = _kind(path)
     if source is not None and not find_archives(Path(source)):
         raise UsageError(f"{source} holds none of ImageNet's archives ({', '.join(ARCHIVES)})")
     if kind == "data set":
-        examine_dataset(place, book, progress)
+        examine_dataset(path, report, progress)
     elif kind == "run":
-        examine_run(place, book, progress)
+        examine_run(path, report, progress)
     if kind == "archives" or source is not None:
-        examine_archives(place if source is None else Path(source), book, progress)
-    return book.diagnosis(place, kind, time.monotonic() - began)
+        examine_archives(path if source is None else Path(source), report, progress)
+    return report.diagnosis(path, kind, time.monotonic() - began)
 
 
 def _kind(path: Path) -> Kind:
@@ -47,6 +47,9 @@ def _kind(path: Path) -> Kind:
     if find_archives(path):
         return "archives"
     if not path.exists() and partial.is_dir():
-        raise UsageError(f"{path} is unfinished: the prepare that began {partial} goes on with it")
-    what = "is no packed data set, run directory or folder with ImageNet's archives"
-    raise UsageError(f"{path} {what if path.exists() else 'does not exist'}")
+        raise UsageError(f"{path} is unfinished: repeat its prepare to continue {partial}")
+    if not path.exists():
+        raise UsageError(f"{path} does not exist")
+    raise UsageError(
+        f"{path} is not a packed data set, a run directory or a folder with ImageNet's archives"
+    )

@@ -1,4 +1,4 @@
-"""What an examination found: each finding with its weight, and what to do about it."""
+"""The findings of an examination: each with its weight, and what to do."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,27 +11,27 @@ Weight = Literal["damage", "warning", "note"]
 Kind = Literal["data set", "run", "archives"]
 
 LISTED = 10
-"""How many of many affected images or files are named."""
+"""How many of the affected images or files are listed."""
 
 
-def told(error: Exception, file: Path) -> str:
-    """Return what one of our errors says; any other means that `file` is malformed."""
+def error_text(error: Exception, file: Path) -> str:
+    """Return the text of an `AlexnetError`; any other error means that `file` is malformed."""
     return str(error) if isinstance(error, AlexnetError) else f"{file} is malformed ({error!r})"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was noticed."""
+    """One finding."""
 
     weight: Weight
-    """damage: it must not be used as it is; warning: look at it; note: good to know."""
+    """damage: do not use it as it is; warning: check it; note: for information."""
     check: str
-    """Which check found it, in one word: "checksum", "duplicates"."""
+    """The name of the check: "checksums", "duplicates"."""
     what: str
     remedy: str = ""
     """What to do; empty for notes."""
     examples: tuple[str, ...] = ()
-    """The first of what is affected, by name."""
+    """The first affected images or files."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Diagnosis:
     path: str
     kind: Kind
     facts: dict[str, Any]
-    """What was counted, by check; docs/doctor.md lists the keys."""
+    """Counts by check; docs/doctor.md lists the keys."""
     findings: tuple[Finding, ...]
     seconds: float
 
@@ -62,26 +62,26 @@ class Diagnosis:
 
 
 @dataclass
-class Notebook:
-    """Gathers facts and findings while an examination goes on."""
+class Report:
+    """Collects the facts and findings of an examination."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def damage(self, check: str, what: str, remedy: str, examples: Sequence[str] = ()) -> None:
-        """Write down that something must not be used as it is."""
+        """Add damage: something that must not be used as it is."""
         self.findings.append(Finding("damage", check, what, remedy, tuple(examples[:LISTED])))
 
     def warn(self, check: str, what: str, remedy: str, examples: Sequence[str] = ()) -> None:
-        """Write down something to look at."""
+        """Add a warning: something to check."""
         self.findings.append(Finding("warning", check, what, remedy, tuple(examples[:LISTED])))
 
     def note(self, check: str, what: str) -> None:
-        """Write down something that is good to know."""
+        """Add a note: something for information."""
         self.findings.append(Finding("note", check, what))
 
     def diagnosis(self, path: Path, kind: Kind, seconds: float) -> Diagnosis:
-        """Close the book: damage first, then warnings, then notes."""
+        """Return the result: damage first, then warnings, then notes."""
         order = ("damage", "warning", "note")
         findings = sorted(self.findings, key=lambda finding: order.index(finding.weight))
         return Diagnosis(str(path), kind, self.facts, tuple(findings), round(seconds, 3))

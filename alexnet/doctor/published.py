@@ -1,18 +1,18 @@
-"""What is published about the data sets of the literature: how many images, which archives."""
+"""Published numbers of images of ImageNet and CIFAR-10, and ImageNet's published archives."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.doctor.files import Expected, wrong_files
-from alexnet.doctor.findings import Notebook
+from alexnet.doctor.checksums import Expected, wrong_files
+from alexnet.doctor.findings import Report
 from alexnet.errors import AlexnetError
 from alexnet.prepare.sources.imagenet import TRAIN, VAL, ImageNetSource, find_devkit
 from alexnet.prepare.sources.labels import DEVKIT, ValLabels
 from alexnet.progress import Progress
 
-# As image-net.org offers them, by MD5; torchvision's ImageNet class checks the same.
+# The MD5 sums of image-net.org; torchvision's ImageNet class checks the same.
 ARCHIVES = {
     TRAIN: "1d675b47d978889d74fa0da5fadfb00e",
     VAL: "29b22e2961454d5413ddabcf34fc5622",
@@ -23,12 +23,12 @@ _WNID = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images a published data set has, in all and in each class."""
+    """The numbers of images of a published data set, in all and in each class."""
 
     name: str
     images: Mapping[str, int]
     per_class: Mapping[str, tuple[int, int]]
-    """Fewest and most, where that is published."""
+    """Fewest and most, where they are published."""
 
 
 # Russakovsky et al. 2015, table 2. The labels of the test images were never published.
@@ -44,68 +44,71 @@ CIFAR10 = Counts(
 
 
 def published_counts(classes: Sequence[str], source_kind: object) -> Counts | None:
-    """Recognise ImageNet by its thousand WordNet ids, CIFAR-10 by the archive that was read."""
+    """Recognise ImageNet by its thousand WordNet ids, CIFAR-10 by the kind of its source."""
     if len(classes) == 1000 and all(map(_WNID.fullmatch, classes)):
         return IMAGENET
     return CIFAR10 if source_kind == "cifar10" and len(classes) == 10 else None
 
 
 def compare_counts(
-    known: Counts, per_class: Mapping[str, Sequence[int]], book: Notebook, *, drawn: bool
+    known: Counts, per_class: Mapping[str, Sequence[int]], report: Report, *, drawn: bool
 ) -> None:
-    """Compare the images of each split with what is published; `drawn`: val is a part of train."""
+    """Compare the images of each split with the published numbers.
+
+    `drawn` says that the validation images were taken from the published training images.
+    """
     counts = {split: list(numbers) for split, numbers in per_class.items()}
     if drawn and "val" in counts and "train" in counts:
         counts["train"] = [a + b for a, b in zip(counts["train"], counts.pop("val"), strict=True)]
     for split, numbers in counts.items():
-        wanted, found = known.images.get(split), sum(numbers)
-        if wanted is None:
+        expected, found = known.images.get(split), sum(numbers)
+        if expected is None:
             continue
-        fewest, most = known.per_class.get(split, (0, wanted))
-        if found != wanted or min(numbers) < fewest or max(numbers) > most:
+        fewest, most = known.per_class.get(split, (0, expected))
+        if found != expected or min(numbers) < fewest or max(numbers) > most:
             limits = f"{fewest:,} to {most:,}" if fewest != most else f"{fewest:,}"
-            book.warn(
+            report.warn(
                 "published counts",
                 f"{split} has {found:,} images, {min(numbers):,} to {max(numbers):,} in a class; "
-                f"{known.name} has {wanted:,}, {limits} in a class",
-                "results are not comparable with published ones; rejects.jsonl lists what was left "
-                "out, else prepare from the whole archives",
+                f"{known.name} has {expected:,}, {limits} in a class",
+                "results are not comparable with published ones; see rejects.jsonl for rejected "
+                "images, or prepare from the complete archives",
             )
         else:
-            book.note("published counts", f"{split} has the {wanted:,} images of {known.name}")
+            report.note("published counts", f"{split} has the {expected:,} images of {known.name}")
 
 
 def find_archives(folder: Path) -> list[Path]:
-    """List which of ImageNet's archives lie in a folder."""
+    """List ImageNet's archives in a folder."""
     return [folder / name for name in ARCHIVES if (folder / name).is_file()]
 
 
-def examine_archives(folder: Path, book: Notebook, progress: Progress) -> None:
-    """Check ImageNet's archives in `folder`: their MD5, and that their members can be counted."""
+def examine_archives(folder: Path, report: Report, progress: Progress) -> None:
+    """Check the MD5 of ImageNet's archives in `folder`, and count their members."""
     found = find_archives(folder)
     missing = [name for name in ARCHIVES if folder / name not in found]
     if missing:
-        book.note("archives", f"{folder} has no {', '.join(missing)}")
+        report.note("archives", f"{folder} has no {', '.join(missing)}")
     wrong = wrong_files([Expected(path, ARCHIVES[path.name]) for path in found], "md5", progress)
     for path, problem in wrong.items():
-        book.damage(
+        report.damage(
             "archives",
             f"{path} is not the published archive: {problem}",
-            "fetch it again from image-net.org",
+            "download it again from image-net.org",
         )
-    book.facts["archives"] = {path.name: path not in wrong for path in found}
+    report.facts["archives"] = {path.name: path not in wrong for path in found}
     if any(path.name.endswith(".tar") for path in found):
-        _count_members(folder, book, progress)
+        _count_members(folder, report, progress)
 
 
-def _count_members(folder: Path, book: Notebook, progress: Progress) -> None:
-    """Index the archives as `prepare` does, which finds those that are cut off."""
+def _count_members(folder: Path, report: Report, progress: Progress) -> None:
+    """Index the archives as `prepare` does, which finds truncated ones."""
     train, val = (folder / name for name in (TRAIN, VAL))
     devkit = find_devkit(folder)
     source = ImageNetSource(
         str(folder),
         train if train.is_file() else None,
-        val if val.is_file() and devkit else None,  # without the devkit they have no classes
+        val if val.is_file() and devkit else None,  # the devkit has their classes
         ValLabels(None, devkit),
     )
     counts: dict[str, dict[str, int]] = {}
@@ -114,8 +117,8 @@ def _count_members(folder: Path, book: Notebook, progress: Progress) -> None:
             classes = counts.setdefault(item.split, {})
             classes[item.label] = classes.get(item.label, 0) + 1
     except AlexnetError as error:
-        book.damage("archives", str(error), "fetch the archive again")
+        report.damage("archives", str(error), "download the archive again")
         return
-    book.facts["members"] = {split: sum(numbers.values()) for split, numbers in counts.items()}
+    report.facts["members"] = {split: sum(numbers.values()) for split, numbers in counts.items()}
     per_class = {split: list(numbers.values()) for split, numbers in counts.items()}
-    compare_counts(IMAGENET, per_class, book, drawn=False)
+    compare_counts(IMAGENET, per_class, report, drawn=False)

@@ -1,4 +1,4 @@
-"""A run directory, examined: its description, its checkpoints, its metrics, its data."""
+"""Examines a run directory: its description, checkpoints, metrics and data set."""
 
 import fcntl
 import math
@@ -10,48 +10,48 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from alexnet.dataset import Dataset
-from alexnet.doctor.files import Expected, wrong_files
-from alexnet.doctor.findings import Notebook, told
+from alexnet.doctor.checksums import Expected, wrong_files
+from alexnet.doctor.findings import Report, error_text
 from alexnet.errors import AlexnetError
 from alexnet.progress import Progress
-from alexnet.storage.checkpoint import read_manifest
+from alexnet.storage.checkpoint_store import read_manifest
 from alexnet.storage.run import Run
 from alexnet.storage.untrusted import parse_json
 
 _UNFINISHED = (".tmp", ".partial", ".part")
 
 
-def examine_run(path: Path, book: Notebook, progress: Progress) -> None:
-    """Examine the run directory at `path` and write down what is found."""
-    run = _open(path, book)
-    _check_checkpoints(path, run, book, progress)
-    _check_metrics(path / "metrics.jsonl", book)
+def examine_run(path: Path, report: Report, progress: Progress) -> None:
+    """Examine the run directory at `path` and add what is found to `report`."""
+    run = _open(path, report)
+    _check_checkpoints(path, run, report, progress)
+    _check_metrics(path / "metrics.jsonl", report)
     left = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.suffix in _UNFINISHED)
     if _is_locked(path / "lock"):
-        book.warn("lock", "a training is at work in it now", "examine it again when that has ended")
+        report.warn("lock", "a training is running in it now", "examine it again after that")
     elif left:
-        book.warn(
+        report.warn(
             "files",
             f"{len(left):,} unfinished files were left by a crash",
-            "delete them, or resume the training, which does",
+            "delete them, or resume the training, which deletes them",
             left,
         )
 
 
-def _open(path: Path, book: Notebook) -> Run | None:
+def _open(path: Path, report: Report) -> Run | None:
     try:
         run = Run.open(path)
         with torch.device("meta"):
             run.new_model()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the person asked for
-        what = told(error, path / "run.json")
-        book.damage("description", what, "take run.json and mean_image.npy from a copy")
+    except Exception as error:  # noqa: BLE001 - any error is a finding
+        what = error_text(error, path / "run.json")
+        report.damage("description", what, "take run.json and mean_image.npy from a copy")
         return None
-    book.facts |= {"model": run.model_name, "classes": len(run.classes)}
+    report.facts |= {"model": run.model_name, "classes": len(run.classes)}
     mean, size = run.preprocessing.mean_image, run.preprocessing.size
     low, high = (float(mean.min()), float(mean.max())) if mean.numel() else (math.nan, math.nan)
     if tuple(mean.shape) != (3, size, size) or not (low >= 0 and high <= 255):
-        book.damage(
+        report.damage(
             "mean image",
             f"mean_image.npy is {' x '.join(map(str, mean.shape))} from {low:g} to {high:g}, not "
             f"3 x {size} x {size} within 0 to 255",
@@ -59,40 +59,40 @@ def _open(path: Path, book: Notebook) -> Run | None:
         )
     if len(run.titles) != len(run.classes):
         what = f"{len(run.titles):,} titles for {len(run.classes):,} classes"
-        book.damage("classes", what, "take run.json from a copy")
-    _check_data(run, book)
+        report.damage("classes", what, "take run.json from a copy")
+    _check_data(run, report)
     return run
 
 
-def _check_data(run: Run, book: Notebook) -> None:
-    """Compare the data set that the run was trained on with what lies there now."""
+def _check_data(run: Run, report: Report) -> None:
+    """Compare the data set at the path in run.json with the one that the run was trained on."""
     data = run.info.get("data")
     data = data if isinstance(data, dict) else {}
-    place, fingerprint = data.get("path"), data.get("fingerprint")
-    if not fingerprint or not isinstance(place, str):
-        book.note("data", "the run does not say on which data set it was trained")
+    path, fingerprint = data.get("path"), data.get("fingerprint")
+    if not fingerprint or not isinstance(path, str):
+        report.note("data", "the run does not say on which data set it was trained")
         return
     try:
-        found = Dataset(place).fingerprint
+        found = Dataset(path).fingerprint
     except AlexnetError as error:
-        book.note("data", f"the data set it was trained on is not at hand: {error}")
+        report.note("data", f"its data set cannot be opened: {error}")
         return
     if found != fingerprint:
-        book.warn(
+        report.warn(
             "data",
-            f"{place} is another data set than the one that this run was trained on",
-            "evaluate it on the right one; it cannot be resumed with this one",
+            f"{path} is another data set than the one of this run",
+            "evaluate the run on its own data set; it cannot be resumed with this one",
         )
 
 
-def _check_checkpoints(path: Path, run: Run | None, book: Notebook, progress: Progress) -> None:
+def _check_checkpoints(path: Path, run: Run | None, report: Report, progress: Progress) -> None:
     try:
         manifest = read_manifest(path)
         files = [_expected(path / "checkpoints", entry) for entry in manifest["checkpoints"]]
         expected = {file.path: file for file in files}
-    except Exception as error:  # noqa: BLE001 - as above
-        text = told(error, path / "checkpoints.json")
-        book.damage("checkpoints", text, "take checkpoints.json from a copy")
+    except Exception as error:  # noqa: BLE001 - any error is a finding
+        text = error_text(error, path / "checkpoints.json")
+        report.damage("checkpoints", text, "take checkpoints.json from a copy")
         return
     wrong = wrong_files(expected.values(), "sha256", progress)
     with progress.task("weights", len(expected), "checkpoints") as advance:
@@ -101,8 +101,8 @@ def _check_checkpoints(path: Path, run: Run | None, book: Notebook, progress: Pr
             if problem:
                 wrong[file] = problem
             advance(1)
-    book.facts["checkpoints"] = {file.name: wrong.get(file, "sound") for file in expected}
-    _report_checkpoints(path, manifest, list(expected), wrong, book)
+    report.facts["checkpoints"] = {file.name: wrong.get(file, "sound") for file in expected}
+    _report_checkpoints(path, manifest, list(expected), wrong, report)
 
 
 def _expected(folder: Path, entry: dict[str, Any]) -> Expected:
@@ -117,34 +117,34 @@ def _report_checkpoints(
     manifest: dict[str, Any],
     files: list[Path],
     wrong: dict[Path, str],
-    book: Notebook,
+    report: Report,
 ) -> None:
     sound = [file.name for file in files if file not in wrong]
     if not files:
-        book.warn("checkpoints", "there is none yet", "train longer, or start again with --resume")
+        report.warn("checkpoints", "there are none yet", "train longer, or resume the training")
     if wrong:
         remedy = f"the others are used instead ({', '.join(sound)})" if sound else "train again"
         listed = [f"{file.name}: {problem}" for file, problem in wrong.items()]
         what = f"{len(wrong):,} of {len(files):,} checkpoints cannot be used"
-        book.damage("checkpoints", what, remedy, listed)
-    for which in ("last", "best"):
-        if files and manifest[which] not in [file.name for file in files]:
-            what = f"{which} is {manifest[which]!r}, which checkpoints.json does not list"
-            book.damage("checkpoints", what, "take checkpoints.json from a copy")
+        report.damage("checkpoints", what, remedy, listed)
+    for checkpoint in ("last", "best"):
+        if files and manifest[checkpoint] not in [file.name for file in files]:
+            what = f"{checkpoint} is {manifest[checkpoint]!r}, which checkpoints.json does not list"
+            report.damage("checkpoints", what, "take checkpoints.json from a copy")
     named = {file.name for file in files}
     strays = sorted(file.name for file in (path / "checkpoints").glob("*.safetensors"))
     if strays := [name for name in strays if name not in named]:
-        book.note("checkpoints", f"not in checkpoints.json, and never used: {', '.join(strays)}")
+        report.note("checkpoints", f"not in checkpoints.json and never used: {', '.join(strays)}")
 
 
 def _wrong_weights(file: Path, run: Run | None) -> str:
-    """Say what is wrong with a checkpoint whose bytes are right; "" if nothing is."""
+    """Return what is wrong with a checkpoint that has the right checksum, "" for nothing."""
     try:
         with safe_open(file, framework="pt") as stored:
             names = list(stored.keys())
             shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in names}
             problem = _wrong_shapes(shapes, run) if run else ""
-            for name in names:  # one tensor at a time: a checkpoint may not fit into memory
+            for name in names:  # one tensor at a time: a checkpoint can be larger than memory
                 if not problem and not torch.isfinite(stored.get_tensor(name)).all():
                     problem = f"{name} holds numbers that are not finite"
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
@@ -155,20 +155,21 @@ def _wrong_weights(file: Path, run: Run | None) -> str:
 def _wrong_shapes(shapes: dict[str, tuple[int, ...]], run: Run) -> str:
     try:
         with torch.device("meta"):
-            wanted = {f"model.{k}": tuple(t.shape) for k, t in run.new_model().state_dict().items()}
+            state = run.new_model().state_dict()
     except AlexnetError as error:
         return str(error)
+    expected = {f"model.{name}": tuple(tensor.shape) for name, tensor in state.items()}
     found = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
-    wrong = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
+    wrong = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
     return f"does not fit the network in {', '.join(wrong[:5])}" if wrong else ""
 
 
-def _check_metrics(path: Path, book: Notebook) -> None:
-    """Read metrics.jsonl line by line: torn or broken lines, steps that go back, numbers lost."""
+def _check_metrics(path: Path, report: Report) -> None:
+    """Check metrics.jsonl for broken lines, decreasing steps and numbers that are not finite."""
     if not path.exists():
-        book.note("metrics", "there is no metrics.jsonl")
+        report.note("metrics", "there is no metrics.jsonl")
         return
-    rows, broken, last_step, lost = 0, list[int](), -math.inf, list[str]()
+    rows, broken, last_step, not_finite = 0, list[int](), -math.inf, list[str]()
     backwards = False
     with path.open("rb") as file:
         for rows, line in enumerate(file, 1):
@@ -178,18 +179,21 @@ def _check_metrics(path: Path, book: Notebook) -> None:
                 continue
             backwards |= row["step"] < last_step
             last_step = row["step"]
-            lost += [f"{k} at step {row['step']}" for k, v in row.items() if _is_lost(v)]
-    book.facts["metrics"] = {"rows": rows, "last_step": last_step if rows > len(broken) else None}
+            not_finite += [
+                f"{k} at step {row['step']}" for k, v in row.items() if _is_not_finite(v)
+            ]
+    report.facts["metrics"] = {"rows": rows, "last_step": last_step if rows > len(broken) else None}
     if broken == [rows] and rows:
-        book.warn("metrics", f"line {rows:,} is torn, as by a crash", "resume, which cuts it off")
+        what = f"line {rows:,} is incomplete, as after a crash"
+        report.warn("metrics", what, "resume the training, which removes it")
     elif broken:
-        what = f"{len(broken):,} lines of metrics.jsonl are no rows, from line {broken[0]:,} on"
-        book.warn("metrics", what, "they are passed over; delete them")
+        what = f"{len(broken):,} lines of metrics.jsonl are not rows, from line {broken[0]:,} on"
+        report.warn("metrics", what, "they are ignored; delete them")
     if backwards:
-        book.warn("metrics", "the steps do not rise", "curves drawn from it will go back")
-    if lost:
-        what = f"{len(lost):,} measured numbers are not finite"
-        book.warn("metrics", what, "the training diverged there: lower the rate", lost)
+        report.warn("metrics", "the steps decrease", "curves drawn from it go backwards")
+    if not_finite:
+        what = f"{len(not_finite):,} measured numbers are not finite"
+        report.warn("metrics", what, "the training diverged: lower the learning rate", not_finite)
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -201,12 +205,12 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if right and not isinstance(row["step"], bool) else None
 
 
-def _is_lost(value: object) -> bool:
+def _is_not_finite(value: object) -> bool:
     return isinstance(value, float) and not np.isfinite(value)
 
 
 def _is_locked(path: Path) -> bool:
-    """Tell whether another process holds the lock of a run directory."""
+    """Return whether another process holds the lock of a run directory."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

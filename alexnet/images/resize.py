@@ -1,82 +1,72 @@
-"""What `prepare` does to each pixel, compiled by numba: scaling, and sums of colours.
+"""Bicubic resizing and sums of colours, compiled by numba.
 
-Scaling gives Pillow's pixels to the bit, in a fraction of its time. Both of its passes work on
-whole lines of bytes, of which a processor does sixteen or more at a time: tiles of rows are made
-columns before the first pass, and rows again before the second. What is worked on lies in the
-nearest caches. Weights are whole numbers, as in Pillow, so that no bit depends on the order of
+Resizing gives the same pixels as Pillow, bit for bit, in a fraction of the time. Both passes work
+on whole lines of bytes, of which a processor handles sixteen or more at once: tiles of rows are
+transposed to columns before the first pass and back to rows before the second. A tile fits into the
+nearest cache. Weights are whole numbers, as in Pillow, so that no bit depends on the order of
 additions.
 
-Such loops are fast where the compiler sees that they are simple: slices that begin at 0, steps that
-are numbers in the code and not an array's shape, and sums that are 32-bit numbers all the way.
+The compiler vectorises a loop only if it is simple: slices begin at 0, steps are numbers in the
+code and not an array's shape, and sums are 32-bit numbers throughout.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-BITS = 22
-"""2**22 stands for a weight of 1: the largest sums of 8-bit values just fit into 32 bits."""
-GROUP = 8
-"""Lines that are added up in one loop; the number of weights is a multiple of it."""
-TILE = 64
-"""Rows, and columns, that are worked on at a time."""
-WORDS = 3 * TILE // 4
-"""Length of a line of a tile: its reds, its greens, its blues, four bytes to a word."""
+from alexnet.compiled import compiled
+from alexnet.images import Box, Pixels, Window
 
-Pixels = NDArray[np.uint8]
+BITS = 22
+"""A weight of 1 is 2**22: the largest sums of 8-bit values just fit into 32 bits."""
+GROUP = 8
+"""Lines added in one loop; the number of weights is a multiple of it."""
+TILE = 64
+"""Rows and columns that are processed at a time."""
+WORDS = 3 * TILE // 4
+"""Length of a line of a tile: its reds, greens and blues, four bytes to a word."""
+
 Words = NDArray[np.uint32]
 """Four bytes each, the first one lowest: a pixel's values, or one colour of four pixels."""
 Sums = NDArray[np.int64] | NDArray[np.uint32]
-Window = tuple[int, int, int, int]
-Box = tuple[float, float, float, float]
-
-
-def compiled(function: Callable[..., None]) -> Any:
-    """Compile `function`, once for all processes where the result can be kept on disk."""
-    try:
-        return numba.njit(function, nogil=True, cache=True)
-    except RuntimeError:  # neither the package's folder nor the user's can be written to
-        return numba.njit(function, nogil=True)
 
 
 class Taps(NamedTuple):
-    """What each line of the result is made of."""
+    """The lines from which each line of the result is computed."""
 
     first: NDArray[np.int64]
-    """(S,) the first line that it takes."""
+    """(S,) the first line that is used."""
     weights: NDArray[np.int32]
-    """(S, K) the weights of that line and the K - 1 after it."""
+    """(S, K) the weights of that line and the K - 1 lines after it."""
 
 
 def bicubic(pixels: Pixels, window: Window, box: Box, size: int) -> Pixels:
-    """Scale a square part of (H, W, 4) pixels to (size, size, 3).
+    """Resize the square `box` of (H, W, 4) pixels to (size, size, 3).
 
-    `box` is that part (left, top, right, bottom), counted from the corner of `window`: what lies
-    outside of that does not count. The fourth value of a pixel is ignored. As Pillow does it where
-    it begins with the rows (it begins with the columns of some images much higher than wide).
+    `box` is counted from the corner of `window`; pixels outside `window` have no effect. The fourth
+    value of a pixel is ignored. The result is that of Pillow where it scales rows first (Pillow
+    scales columns first for some images much higher than wide).
     """
     left, top, right, bottom = window
     width, height = right - left, bottom - top
     across = taps(width, box[0], box[2], size)
     down = taps(height, box[1], box[3], size)
-    # Part by part of the width, and up to whole tiles.
+    # (parts of the width, height rounded up to whole tiles, words)
     rows = np.empty((-(-size // TILE), -(-height // TILE) * TILE, WORDS), np.uint32)
     words = pixels.view(np.uint32)[:, :, 0]
     _scale_across(words, left, top, width, across.first, across.weights, rows)
-    wanted = np.empty((size, size, 3), np.uint8)
-    _scale_down(rows, height, down.first, down.weights, wanted.reshape(size, -1))
-    return wanted
+    result = np.empty((size, size, 3), np.uint8)
+    _scale_down(rows, height, down.first, down.weights, result.reshape(size, -1))
+    return result
 
 
 @lru_cache(maxsize=256)
 def taps(length: int, start: float, end: float, size: int) -> Taps:
-    """Weigh the lines of an image `length` high for `size` lines from `start` to `end`.
+    """Compute the taps that scale the lines `start` to `end`, of `length`, to `size` lines.
 
-    The cubic (a = -0.5) is stretched where lines are lost, so that each counts.
+    The cubic (a = -0.5) is stretched when the result has fewer lines, so that every line counts.
     """
     scale = (end - start) / size
     stretch = max(scale, 1.0)
@@ -109,7 +99,7 @@ def _scale_across(
     weights: NDArray[np.int32],
     rows: Words,
 ) -> None:
-    """Scale rows of (H, W) pixels, `width` of each from `left`, to `rows` (parts, R, WORDS)."""
+    """Scale rows of (H, W) pixels, each from `left` over `width`, to `rows` (parts, R, WORDS)."""
     columns = np.empty((width, WORDS), np.uint32)
     scaled = np.empty((TILE, 3 * TILE), np.uint8)
     for y in range(0, rows.shape[1], TILE):
@@ -124,7 +114,7 @@ def _scale_across(
 def _scale_down(
     rows: Words, height: int, first: NDArray[np.int64], weights: NDArray[np.int32], out: Pixels
 ) -> None:
-    """Scale columns of `rows` (parts, `height` or more, WORDS) to `out` (S, 3 * S), by pixel."""
+    """Scale columns of `rows` (parts, `height` or more, WORDS) to pixels in `out` (S, 3 * S)."""
     size = len(out)
     scaled = np.empty((size, 3 * TILE), np.uint8)
     for part in range(len(rows)):
@@ -141,7 +131,7 @@ def _scale_down(
 def _combine(
     lines: Pixels, first: NDArray[np.int64], weights: NDArray[np.int32], out: Pixels
 ) -> None:
-    """Make each line of `out` (S, B) from the weighted `lines` (N, B)."""
+    """Compute each line of `out` (S, B) as a weighted sum of `lines` (N, B)."""
     if weights.shape[1] == GROUP:
         _combine_eight(lines, first, weights, out)
     else:
@@ -152,11 +142,11 @@ def _combine(
 def _combine_eight(
     lines: Pixels, first: NDArray[np.int64], weights: NDArray[np.int32], out: Pixels
 ) -> None:
-    """Do it for a single group, all of it in one loop."""
+    """Combine lines with a single group of weights, in one loop."""
     last = len(lines) - 1
     half = np.int32(1 << (BITS - 1))
     for y in range(len(first)):
-        # Past the end weights are 0: any line will do.
+        # Weights beyond the last line are 0, so any line may stand there.
         k, line = first[y], out[y]
         a, b = lines[min(k, last)], lines[min(k + 1, last)]
         c, d = lines[min(k + 2, last)], lines[min(k + 3, last)]
@@ -165,7 +155,7 @@ def _combine_eight(
         p, q, r, s = weights[y, 0], weights[y, 1], weights[y, 2], weights[y, 3]
         t, u, v, w = weights[y, 4], weights[y, 5], weights[y, 6], weights[y, 7]
         for j in range(line.size):
-            # Unlike Python's, numba's sums of 32-bit numbers would become 64-bit ones.
+            # Without the conversions numba would widen sums of 32-bit numbers to 64 bits.
             total = np.int32(half + np.int32(p * np.int32(a[j]) + q * np.int32(b[j])))
             total = np.int32(total + np.int32(r * np.int32(c[j]) + s * np.int32(d[j])))
             total = np.int32(total + np.int32(t * np.int32(e[j]) + u * np.int32(f[j])))
@@ -177,7 +167,7 @@ def _combine_eight(
 def _combine_many(
     lines: Pixels, first: NDArray[np.int64], weights: NDArray[np.int32], out: Pixels
 ) -> None:
-    """Do it for any number of weights."""
+    """Combine lines with any number of weights."""
     last = len(lines) - 1
     total = np.empty(lines.shape[1], np.int32)
     for y in range(len(first)):
@@ -199,14 +189,14 @@ def _combine_many(
 
 @compiled
 def _to_columns(pixels: Words, left: int, columns: Words) -> None:
-    """Write TILE rows of `pixels`, from `left` on, as `columns` (W, WORDS)."""
+    """Write TILE rows of `pixels`, starting at `left`, as `columns` (W, WORDS)."""
     full, one, two, three = np.uint32(255), np.uint32(8), np.uint32(16), np.uint32(24)
     last = len(pixels) - 1
     words = np.empty((3, TILE // 4, TILE), np.uint32)
     for start in range(0, len(columns), TILE):
         width = min(TILE, len(columns) - start)
         for q in range(TILE // 4):
-            # Past the end of the image any row will do.
+            # Rows beyond the last one are not used, so any row may stand there.
             a = pixels[min(4 * q, last), left + start : left + start + width]
             b = pixels[min(4 * q + 1, last), left + start : left + start + width]
             c = pixels[min(4 * q + 2, last), left + start : left + start + width]
@@ -227,7 +217,7 @@ def _to_columns(pixels: Words, left: int, columns: Words) -> None:
                     | (k >> two & full) << two
                     | m >> two << three
                 )
-        _turn(words.reshape(-1, TILE), columns[start : start + width])
+        _transpose(words.reshape(-1, TILE), columns[start : start + width])
 
 
 @compiled
@@ -247,12 +237,12 @@ def _to_rows(columns: Pixels, rows: Words) -> None:
                     | np.uint32(c[y]) << two
                     | np.uint32(d[y]) << three
                 )
-    _turn(words.reshape(-1, TILE), rows)
+    _transpose(words.reshape(-1, TILE), rows)
 
 
 @compiled
-def _turn(lines: Words, out: Words) -> None:
-    """Exchange lines and columns."""
+def _transpose(lines: Words, out: Words) -> None:
+    """Swap lines and columns."""
     for x in range(len(out)):
         for j in range(out.shape[1]):
             out[x, j] = lines[j, x]
@@ -262,7 +252,7 @@ def _turn(lines: Words, out: Words) -> None:
 def add_colors(pixels: Pixels, values: Sums, products: Sums) -> None:
     """Add (H, W, 3) pixels to `values` of that shape, and channels' products to `products` (3, 3).
 
-    W is at most 66,051: 32 bits hold a row's sum.
+    W is at most 66,051, so that 32 bits hold the sum of a row.
     """
     rows = pixels.reshape(len(pixels), -1)
     for y in range(len(rows)):
@@ -279,5 +269,5 @@ def add_colors(pixels: Pixels, values: Sums, products: Sums) -> None:
         ):  # fmt: skip
             products[i, j] += total
     flat, sums = pixels.reshape(-1), values.reshape(-1)
-    for place in range(flat.size):
-        sums[place] += flat[place]
+    for i in range(flat.size):
+        sums[i] += flat[i]

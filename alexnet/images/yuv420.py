@@ -1,8 +1,8 @@
-"""Planar YUV 4:2:0: the brightness of each pixel, the colour of each 2 x 2 pixels.
+"""Planar YUV 4:2:0: the brightness of each pixel and the colour of each 2 x 2 pixels.
 
-JPEG's colours (ITU-T T.871) in whole numbers, so that every device computes the same bits. Half the
-bytes of 8-bit RGB. On a CPU numba compiles the loops; where numba is missing, and on a GPU, PyTorch
-does the same.
+It takes half the bytes of 8-bit RGB. The colours are those of JPEG (ITU-T T.871), computed in whole
+numbers so that every device gives the same bits. A CPU runs loops compiled by numba; a GPU, or a
+CPU without numba, runs the same in PyTorch.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# 2**16 stands for 1.
 _ONE = 16
+"""A weight of 1 is 2**16."""
 _LUMA = (19595, 38470, 7471)
 _BLUE = (-11059, -21709, 32768)
 _RED = (32768, -27439, -5329)
 TO_RGB = (91881, 22554, 46802, 116130)
-"""Parts of Cr in red, of Cb and Cr to be taken from green, of Cb in blue; for all who unpack."""
+"""Weights of Cr added to red, of Cb and Cr subtracted from green, of Cb added to blue."""
 
 
 def to_yuv420(pixels: Tensor) -> Tensor:
     """Write (B, S, S, 3) uint8 RGB, S even, as rows of S*S + 2 * (S/2 * S/2) bytes: Y, Cb, Cr.
 
-    Greys come back exactly, even colours within 2 levels of 255; where colours change from pixel to
-    pixel their mean over 2 x 2 is what is left. Compiled on a CPU, where numba can be imported.
+    Greys are restored exactly and even colours within 2 levels of 255. Colours that change from
+    pixel to pixel are replaced by their mean over 2 x 2 pixels.
     """
     if pixels.device.type == "cpu":
         with suppress(ImportError):
@@ -34,10 +34,9 @@ def to_yuv420(pixels: Tensor) -> Tensor:
 
 
 def from_yuv420(rows: Tensor, side: int) -> Tensor:
-    """Return the pixels of what `to_yuv420` wrote, (B, side, side, 3) uint8 RGB.
+    """Return the pixels (B, side, side, 3) uint8 RGB of rows written by `to_yuv420`.
 
-    Colour is interpolated between the centres of the 2 x 2 pixels, as JPEG decoders do. Compiled
-    on a CPU, where numba can be imported.
+    Colour is interpolated between the centres of the 2 x 2 pixels, as JPEG decoders do.
     """
     if rows.device.type == "cpu":
         with suppress(ImportError):
@@ -46,7 +45,7 @@ def from_yuv420(rows: Tensor, side: int) -> Tensor:
 
 
 def _to_yuv420_on_cpu(pixels: Tensor) -> Tensor:
-    from alexnet.images.yuv420_loops import to_planes  # compiles, or loads what was compiled
+    from alexnet.images.yuv420_loops import to_planes  # compiles, or loads compiled code
 
     images, side = pixels.shape[:2]
     rows = torch.empty((images, side * side * 3 // 2), dtype=torch.uint8)
@@ -55,7 +54,7 @@ def _to_yuv420_on_cpu(pixels: Tensor) -> Tensor:
 
 
 def _from_yuv420_on_cpu(rows: Tensor, side: int) -> Tensor:
-    from alexnet.images.yuv420_loops import from_planes  # compiles, or loads what was compiled
+    from alexnet.images.yuv420_loops import from_planes  # compiles, or loads compiled code
 
     pixels = torch.empty((len(rows), side, side, 3), dtype=torch.uint8)
     from_planes(rows.contiguous().numpy(), TO_RGB, _ONE, pixels.flatten(2).numpy())
@@ -65,8 +64,8 @@ def _from_yuv420_on_cpu(rows: Tensor, side: int) -> Tensor:
 def _to_yuv420_by_torch(pixels: Tensor) -> Tensor:
     red, green, blue = pixels.to(torch.int32).unbind(3)
     luma = _weighted(_LUMA, (red, green, blue), _ONE)
-    fours = [_sum_of_fours(plane) for plane in (red, green, blue)]
-    chroma = [128 + _weighted(weights, fours, _ONE + 2) for weights in (_BLUE, _RED)]
+    sums = [_sum_of_fours(plane) for plane in (red, green, blue)]
+    chroma = [128 + _weighted(weights, sums, _ONE + 2) for weights in (_BLUE, _RED)]
     planes = [plane.clamp_(0, 255).to(torch.uint8).flatten(1) for plane in (luma, *chroma)]
     return torch.cat(planes, 1)
 
@@ -98,6 +97,6 @@ def _rounded(total: Tensor, shift: int) -> Tensor:
 
 
 def _sum_of_fours(plane: Tensor) -> Tensor:
-    """Add up each 2 x 2 pixels: (B, S, S) to (B, S/2, S/2)."""
+    """Sum each 2 x 2 pixels: (B, S, S) to (B, S/2, S/2)."""
     rows = plane[:, 0::2] + plane[:, 1::2]
     return rows[:, :, 0::2] + rows[:, :, 1::2]

@@ -1,15 +1,15 @@
 """RGB to planar YUV 4:2:0 and back on a CPU, compiled by numba.
 
-`alexnet.images.yuv420` has the same in PyTorch. Here it goes by pairs of rows, in 32-bit whole
-numbers; `alexnet.images.resize` says what makes such loops fast.
+`alexnet.images.yuv420` does the same in PyTorch. These loops process pairs of rows in 32-bit whole
+numbers; `alexnet.images.resize` explains what makes such loops fast.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.images.resize import compiled
+from alexnet.compiled import compiled
+from alexnet.images import Pixels
 
-Pixels = NDArray[np.uint8]
 Line = NDArray[np.int32]
 Weights = tuple[int, int, int]
 FourWeights = tuple[int, int, int, int]
@@ -19,7 +19,7 @@ FourWeights = tuple[int, int, int, int]
 def to_planes(
     pixels: Pixels, luma: Weights, blue: Weights, red: Weights, one: int, rows: Pixels
 ) -> None:
-    """Write (B, S, 3 * S) RGB as `rows` (B, S * S * 3 / 2): Y, Cb, Cr; 2**`one` stands for 1."""
+    """Write (B, S, 3 * S) RGB as `rows` (B, S * S * 3 / 2): Y, Cb, Cr; weight 1 is 2**`one`."""
     side = pixels.shape[1]
     half = side // 2
     sums = np.empty((3, side), np.int32)
@@ -33,9 +33,8 @@ def to_planes(
             _add_luma(lower, luma, one, ys[start + side : start + 2 * side])
             for color in range(3):
                 _add_pair(upper[color:], lower[color:], sums[color])
-            place = slice(k * half, (k + 1) * half)
-            _add_chroma(sums, blue, one + 2, small[0, place])
-            _add_chroma(sums, red, one + 2, small[1, place])
+            _add_chroma(sums, blue, one + 2, small[0, k * half : (k + 1) * half])
+            _add_chroma(sums, red, one + 2, small[1, k * half : (k + 1) * half])
 
 
 @compiled
@@ -51,14 +50,14 @@ def _add_luma(row: Pixels, weights: Weights, shift: int, out: Pixels) -> None:
 
 @compiled
 def _add_pair(upper: Pixels, lower: Pixels, out: Line) -> None:
-    """Add up one colour of two rows of pixels."""
+    """Sum one colour of two rows of pixels."""
     for x in range(out.size):
         out[x] = np.int32(upper[3 * x]) + np.int32(lower[3 * x])
 
 
 @compiled
 def _add_chroma(sums: Line, weights: Weights, shift: int, out: Pixels) -> None:
-    """Write a colour difference of each two pixels from their sums by colour (3, S)."""
+    """Write a colour difference of each 2 x 2 pixels from the sums of two rows (3, S)."""
     p, q, r = np.int32(weights[0]), np.int32(weights[1]), np.int32(weights[2])
     bits, half = np.int32(shift), np.int32(1 << (shift - 1))
     reds, greens, blues = sums[0], sums[1], sums[2]
@@ -72,9 +71,9 @@ def _add_chroma(sums: Line, weights: Weights, shift: int, out: Pixels) -> None:
 
 @compiled
 def from_planes(rows: Pixels, weights: FourWeights, one: int, pixels: Pixels) -> None:
-    """Write as `pixels` (B, S, 3 * S) what `to_planes` wrote, colour interpolated.
+    """Write the `rows` of `to_planes` as `pixels` (B, S, 3 * S), with interpolated colour.
 
-    `weights`: of Cr for red, of Cb and Cr to be taken from green, of Cb for blue.
+    `weights` are those of Cr for red, of Cb and Cr for green (subtracted), of Cb for blue.
     """
     side = pixels.shape[1]
     half = side // 2
@@ -93,9 +92,9 @@ def from_planes(rows: Pixels, weights: FourWeights, one: int, pixels: Pixels) ->
 
 @compiled
 def _interpolate(near: Pixels, far: Pixels, out: Line) -> None:
-    """Write sixteenths, less their middle, between the centres of 2 x 2 pixels.
+    """Interpolate between the centres of 2 x 2 pixels; write sixteenths minus their mid value.
 
-    A quarter of each comes from its neighbours, where there are any.
+    A quarter of each value comes from its neighbours, where there are any.
     """
     count = near.size
     between = np.empty(count + 2, np.int32)

@@ -1,4 +1,4 @@
-"""The fast form of a network: `accelerate`. docs/speed.md says what it does and gains."""
+"""Accelerated networks: `accelerate`. docs/speed.md describes the kernels and their speed."""
 
 import importlib
 import logging
@@ -10,7 +10,7 @@ from torch import nn
 
 from alexnet.errors import UsageError
 from alexnet.kernels.accelerated import AcceleratedNetwork, Engine
-from alexnet.kernels.convolutions import Choose, cpu_forms
+from alexnet.kernels.convolutions import ChooseAlgorithm, cpu_algorithm
 
 __all__ = ["accelerate"]
 
@@ -19,17 +19,16 @@ WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def accelerate(model: nn.Sequential, *, weights: str = "float32") -> nn.Module:
-    """Return the fast form of `model` on the device where it is: the same parameters and results.
+    """Return an accelerated network with the parameters of `model`, for the device they are on.
 
-    Results and gradients differ by rounding only. Training and evaluation mode, new weights and
-    dropout's probability follow the rows of `model`, which both share; rows exchanged afterwards do
-    not. Where a device has no kernels, or their compiler is missing, this is `model` itself, and
-    the log says why, once.
+    Results and gradients differ by rounding only. The two share weights, training or evaluation
+    mode and the probability of dropout; rows that are replaced in `model` later are not shared.
+    Returns `model` itself where the device has no kernels or their compiler is missing; the log
+    says why, once.
 
-    `weights` "bfloat16" computes the linear layers' results on a CPU from weights rounded to three
-    digits, where no gradient is asked for: faster for single images, see docs/speed.md for the
-    error. Raises `UsageError` for another name, and `WorkerError` for a CUDA device that computes
-    something wrong.
+    `weights` "bfloat16" rounds the weights of linear layers to three digits on a CPU where no
+    gradient is computed. This is faster for single images; docs/speed.md gives the error. Raises
+    `UsageError` for another value, and `WorkerError` for a CUDA device that computes wrong results.
     """
     if weights not in WEIGHTS:
         raise UsageError(f"weights are {' or '.join(WEIGHTS)}, not {weights!r}")
@@ -37,26 +36,20 @@ def accelerate(model: nn.Sequential, *, weights: str = "float32") -> nn.Module:
     engine = find_engine(device.type)
     if engine is None:
         return model
-    choose: Choose = cpu_forms
+    choose_algorithm: ChooseAlgorithm = cpu_algorithm
     if device.type == "cuda":
-        from alexnet.kernels.cuda import (
-            autotune as cuda_forms,
-        )
-        from alexnet.kernels.cuda import (
-            self_check as cuda_check,
-        )  # needs Triton
+        from alexnet.kernels.cuda import autotune, self_check  # needs Triton
 
-        cuda_check.check_once(device)
-        choose = cuda_forms.forms_on(device)
+        self_check.check_once(device)
+        choose_algorithm = autotune.autotuner(device)
     rows = OrderedDict(model.named_children())
-    return AcceleratedNetwork(rows, engine, device.type, choose, WEIGHTS[weights]).train(
-        model.training
-    )
+    network = AcceleratedNetwork(rows, engine, device.type, choose_algorithm, WEIGHTS[weights])
+    return network.train(model.training)
 
 
 @cache
 def find_engine(device_type: str) -> Engine | None:
-    """Import what runs blocks on a kind of device; None, and a line in the log, if it cannot."""
+    """Import what runs blocks on a kind of device; None, and a warning, if the import fails."""
     if device_type not in ENGINES:
         return None
     try:

@@ -1,7 +1,7 @@
-"""The fast form of a network, made from its table.
+"""The accelerated network, made from the rows of a table.
 
-Rows between two layers with weights become blocks, which one kernel runs; convolutions and linear
-layers take the form that is fastest on the device; all other rows stay what they are.
+Rows between two layers with weights become blocks, which one kernel runs. Convolutions and linear
+layers use the algorithm that is fastest on the device. All other rows are unchanged.
 """
 
 from collections import OrderedDict
@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.kernels.blocks import Block, step_of
-from alexnet.kernels.convolutions import Choose, convolve, first_cells, is_known
+from alexnet.kernels.blocks import Block, operation_of
+from alexnet.kernels.convolutions import ChooseAlgorithm, convolve, input_layout, is_supported
 from alexnet.kernels.cpu import onednn
-from alexnet.train.state import Job, Steps
+from alexnet.train.state import Step, TrainState
 
 Stage = Callable[[Tensor], Tensor]
+"""One or several rows that run as one."""
 
 
 class Engine(Protocol):
-    """What runs blocks on one kind of device: the modules `cpu_blocks` and `cuda_blocks`."""
+    """Runs blocks on one kind of device: `alexnet.kernels.cpu.blocks` or `...cuda.blocks`."""
 
     def supports(self, block: Block) -> bool:
         """Tell whether `run_block` can run `block`."""
@@ -34,9 +35,9 @@ class Engine(Protocol):
 
 
 class AcceleratedNetwork(nn.Sequential):
-    """A network of the same rows, with the same parameters and names, that runs faster.
+    """A faster network of the same rows, with the same parameters and names.
 
-    Hooks of rows are not called where several rows run as one. On another kind of device than
+    Hooks of rows that run together with others are not called. On another kind of device than
     `device_type` it runs row by row.
     """
 
@@ -45,49 +46,53 @@ class AcceleratedNetwork(nn.Sequential):
         rows: "OrderedDict[str, nn.Module]",
         engine: Engine,
         device_type: str,
-        choose: Choose,
+        choose_algorithm: ChooseAlgorithm,
         weights: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(rows)
         self.device_type = device_type
-        self.again = partial(
-            AcceleratedNetwork, engine=engine, device_type=device_type, choose=choose
+        self.same_kind = partial(
+            AcceleratedNetwork,
+            engine=engine,
+            device_type=device_type,
+            choose_algorithm=choose_algorithm,
         )
-        self.stages = Builder(engine, choose, weights).stages(list(rows.values()))
-        self.cells = first_cells(rows.values())
-        """The form in which images may be given, too; None if there is none."""
+        """Accelerates other rows in the same way."""
+        self.stages = StageBuilder(engine, choose_algorithm, weights).stages(list(rows.values()))
+        self.input_layout = input_layout(rows.values())
+        """A second layout in which `forward` takes images; None if there is none."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, H, W), or rearranged as `cells` says, to logits (N, classes)."""
+        """Map images (N, 3, H, W), or images in `input_layout`, to logits (N, classes)."""
         stages: Iterable[Stage] = self.stages
         if images.device.type != self.device_type:
             stages = self.children()
-        elif self.cells and images.shape[1:] == self.cells.shape:
-            stages = dropwhile(lambda stage: not isinstance(stage, Weighted), stages)
+        elif self.input_layout and images.shape[1:] == self.input_layout.shape:
+            stages = dropwhile(lambda stage: not isinstance(stage, WeightedStage), stages)
         x = images
         for stage in stages:
             x = stage(x)
         return x
 
-    def record(self, job: Job) -> Steps | None:
-        """Return what makes whole steps of a training on a GPU; None elsewhere."""
-        if job.device.type != "cuda":
+    def capture(self, state: TrainState) -> Step | None:
+        """Return a training step that is captured as a CUDA graph; None on other devices."""
+        if state.device.type != "cuda":
             return None
-        from alexnet.kernels.cuda.capture import record  # needs Triton
+        from alexnet.kernels.cuda.capture import capture  # needs Triton
 
-        return record(job, lambda copy: self.again(OrderedDict(copy.named_children())))
+        return capture(state, lambda copy: self.same_kind(OrderedDict(copy.named_children())))
 
 
 @dataclass
-class Builder:
+class StageBuilder:
     """Turns rows into stages, for one kind of device."""
 
     engine: Engine
-    choose: Choose
+    choose_algorithm: ChooseAlgorithm
     weights: torch.dtype
 
     def stages(self, rows: Sequence[nn.Module]) -> list[Stage]:
-        """List what is to be run for `rows`, one after the other."""
+        """List the stages of `rows` in order."""
         stages: list[Stage] = []
         while rows:
             stage, count = self.next_stage(rows)
@@ -96,57 +101,55 @@ class Builder:
         return stages
 
     def next_stage(self, rows: Sequence[nn.Module]) -> tuple[Stage, int]:
-        """Return a stage for the first of `rows`, and how many of them it stands for."""
+        """Return a stage for the first of `rows`, and how many of them it runs."""
         block = self.longest_block(rows)
         if block:
             return partial(self.engine.run_block, block=block), len(block)
         row = rows[0]
-        known = type(row) is nn.Linear or (type(row) is nn.Conv2d and is_known(row))
-        if not known:
+        # The exact types: subclasses may compute something else.
+        if type(row) is not nn.Linear and not (type(row) is nn.Conv2d and is_supported(row)):
             return row, 1
-        assert isinstance(row, nn.Conv2d | nn.Linear)  # noqa: S101 - just looked at
+        assert isinstance(row, nn.Conv2d | nn.Linear)  # noqa: S101 - for the type checker
         relu = len(rows) > 1 and type(rows[1]) is nn.ReLU and not self.longest_block(rows[1:])
-        return Weighted(row, relu, self.choose, self.weights), 1 + relu
+        return WeightedStage(row, relu, self.choose_algorithm, self.weights), 1 + relu
 
     def longest_block(self, rows: Sequence[nn.Module]) -> Block:
-        """Return the longest block that `rows` begin with and that the engine runs; () if none."""
-        steps: Block = ()
+        """Return the longest block at the start of `rows` that the engine supports, or ()."""
+        block: Block = ()
         longest: Block = ()
         for row in rows:
-            step = step_of(row)
-            if step is None:
+            operation = operation_of(row)
+            if operation is None:
                 break
-            steps = (*steps, step)
-            longest = steps if self.engine.supports(steps) else longest
+            block = (*block, operation)
+            longest = block if self.engine.supports(block) else longest
         return longest
 
 
 @dataclass
-class Weighted:
+class WeightedStage:
     """Runs a layer with weights, and a ReLU after it if `relu`."""
 
-    layer: nn.Conv2d | nn.Linear
+    layer: onednn.WeightedLayer
     relu: bool
-    choose: Choose
+    choose_algorithm: ChooseAlgorithm
     weights: torch.dtype
     inference: onednn.Inference = field(init=False)
 
     def __post_init__(self) -> None:
-        narrow = isinstance(self.layer, nn.Linear)
-        self.inference = onednn.Inference(
-            self.layer, self.relu, self.weights if narrow else torch.float32
-        )
+        dtype = self.weights if isinstance(self.layer, nn.Linear) else torch.float32
+        self.inference = onednn.Inference(self.layer, self.relu, dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map `x` as the rows do."""
-        fast = onednn.is_available() and onednn.runs_here(x, self.layer.weight) and len(x) > 0
-        if fast and not torch.is_grad_enabled():
+        use_onednn = onednn.is_available() and onednn.accepts(x, self.layer.weight) and len(x) > 0
+        if use_onednn and not torch.is_grad_enabled():
             return self.inference(x)
         if isinstance(self.layer, nn.Conv2d):
-            result = convolve(x, self.layer, self.choose(x, self.layer))
-        elif fast:
+            result = convolve(x, self.layer, self.choose_algorithm(x, self.layer))
+        elif use_onednn:
             result = onednn.linear(x, self.layer.weight, self.layer.bias)
         else:
             result = self.layer(x)
-        # In place: nothing else needs what the layer gave, not even the layer's own gradient.
+        # In place: nothing else reads the layer's result, its own gradient included.
         return F.relu(result, inplace=True) if self.relu else result

@@ -1,24 +1,26 @@
-"""The steps of a block, as data: what may stand between two layers with weights.
+"""The operations between two layers with weights, as data.
 
-A block is a tuple of steps in the order of the table. The engines, `cpu_blocks` and `cuda_blocks`,
-run a whole block as one: they read what it is from these, and know nothing of the modules.
+A block is a tuple of operations in the order of the table. The engines `alexnet.kernels.cpu.blocks`
+and `alexnet.kernels.cuda.blocks` run a whole block at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
-from alexnet.networks.layers import LocalResponseNorm, SpatialResponseNorm
+from alexnet.networks.layers import LocalResponseNorm
+from alexnet.networks.layers_2012 import SpatialResponseNorm
 
 
 @dataclass(frozen=True)
 class Relu:
-    """Negative values become 0; so does the gradient where the input is not above 0."""
+    """max(x, 0); the gradient is 0 where x <= 0."""
 
 
 @dataclass(frozen=True)
 class ChannelNorm:
-    """`alexnet.networks.layers.LocalResponseNorm`, whose constants these are."""
+    """`alexnet.networks.layers.LocalResponseNorm` with these constants."""
 
     size: int
     alpha: float
@@ -28,8 +30,8 @@ class ChannelNorm:
 
 
 @dataclass(frozen=True)
-class MapNorm:
-    """`alexnet.networks.layers.SpatialResponseNorm`, whose constants these are."""
+class SpatialNorm:
+    """`alexnet.networks.layers_2012.SpatialResponseNorm` with these constants."""
 
     size: int
     alpha: float
@@ -44,27 +46,27 @@ class MaxPool:
     stride: int
     ceil_mode: bool
 
-    def output(self, length: int) -> int:
+    def output_side(self, side: int) -> int:
         """Count the windows along a side of so many pixels, as torch.nn.MaxPool2d does."""
-        past = length - self.size + (self.stride - 1 if self.ceil_mode else 0)
-        count = past // self.stride + 1
-        # A window that would begin past the end is none.
-        return count - 1 if (count - 1) * self.stride >= length else count
+        rest = side - self.size + (self.stride - 1 if self.ceil_mode else 0)
+        count = rest // self.stride + 1
+        # A window that would begin past the end does not count.
+        return count - 1 if (count - 1) * self.stride >= side else count
 
 
-Step = Relu | ChannelNorm | MapNorm | MaxPool
-Block = tuple[Step, ...]
+Operation = Relu | ChannelNorm | SpatialNorm | MaxPool
+Block = tuple[Operation, ...]
 
 
-def step_of(layer: nn.Module) -> Step | None:
-    """Return what `layer` does as a step; None if it is not one, or not of a kind known here."""
+def operation_of(layer: nn.Module) -> Operation | None:
+    """Return what `layer` computes; None if no block can contain it."""
     match layer:
         case nn.ReLU():
             return Relu()
         case LocalResponseNorm(size=size, alpha=alpha, beta=beta, k=k, towers=towers):
             return ChannelNorm(size, alpha, beta, k, towers)
         case SpatialResponseNorm(size=size, alpha=alpha, beta=beta):
-            return MapNorm(size, alpha, beta)
+            return SpatialNorm(size, alpha, beta)
         case nn.MaxPool2d(
             kernel_size=int(size),
             stride=int(stride),
@@ -75,3 +77,23 @@ def step_of(layer: nn.Module) -> Step | None:
         ):
             return MaxPool(size, stride, ceil_mode)
     return None
+
+
+def reference_layer(operation: Operation) -> nn.Module:
+    """Return the layer that computes `operation`: the inverse of `operation_of`."""
+    match operation:
+        case Relu():
+            return nn.ReLU()
+        case ChannelNorm(size, alpha, beta, k, towers):
+            return LocalResponseNorm(size, alpha, beta, k, towers=towers)
+        case SpatialNorm(size, alpha, beta):
+            return SpatialResponseNorm(size, alpha, beta)
+        case MaxPool(size, stride, ceil_mode):
+            return nn.MaxPool2d(size, stride, ceil_mode=ceil_mode)
+
+
+def reference_block(x: Tensor, block: Sequence[Operation]) -> Tensor:
+    """Compute `block` on `x` (N, C, H, W) with the layers of the tables."""
+    for operation in block:
+        x = reference_layer(operation)(x)
+    return x

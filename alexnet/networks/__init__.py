@@ -1,9 +1,9 @@
-"""The networks, each a table of named rows, in one module for each source they come from.
+"""The networks, each a table of named rows, with one module for each source.
 
-Shapes on the right of a table are channels x height x width of the row's output; a test holds them
-true. Every network takes (N, 3, height, width) floats, RGB, 0-255, with the training mean
-subtracted, and returns (N, num_classes) logits; softmax stands in the loss and in the prediction.
-Rows have the same names everywhere, and the names are the state dict's.
+The shapes on the right of a table are channels x height x width of the row's output; a test checks
+them. Every network takes (N, 3, height, width) floats, RGB, 0-255, with the training mean
+subtracted, and returns (N, num_classes) logits; loss and prediction apply the softmax. Rows have
+the same names in all networks and in their state dicts.
 
 Sources: "P" is the paper (Krizhevsky, Sutskever, Hinton 2012), with its section; "AN" the source
 code of 2012 (computerhistory/AlexNet-Source-Code at 2f8b81f); "CC2" cuda-convnet2 (at 3238bf0);
@@ -23,4 +23,4 @@ NAMES = (
     "cifar10_13",
     "cifar10_11",
 )
-"""All names, known without importing torch: the command line's help lists them."""
+"""All names. The command line's help lists them without importing torch."""

@@ -1,12 +1,12 @@
-"""The paper's ablations: parts of a table taken away or exchanged, by name.
+"""The paper's ablations: parts of a network removed or replaced, by name.
 
     activation=tanh, sigmoid        instead of ReLU (P 3.1, figure 1)
     norm=none, batch                no response normalisation, or batch normalisation (P 3.3)
     overlap=no                      pools of 2 x 2 (P 3.4)
     without=conv3, conv4, conv5     one of the middle layers removed (P 7)
 
-relu, lrn and yes leave the table as it is. Dropout is a setting of its own: 0 does without (P 4.2).
-A table of rows goes in, another one comes out; the tables in `alexnet.networks` know nothing of it.
+relu, lrn and yes change nothing. Dropout is a setting of its own (P 4.2). Each ablation maps a
+table's rows to other rows, so the tables themselves do not depend on it.
 """
 
 from collections import OrderedDict
@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from alexnet.errors import UsageError
-from alexnet.networks.initialization import draw, start_of
-from alexnet.networks.layers import GroupedLinear, Input, LocalResponseNorm, SpatialResponseNorm
+from alexnet.networks.initialization import draw_weights, start_of
+from alexnet.networks.layers import Input, LocalResponseNorm
+from alexnet.networks.layers_2012 import GroupedLinear, SpatialResponseNorm
 
 Rows = list[tuple[str, nn.Module]]
 
@@ -29,7 +30,7 @@ def unchanged(rows: Rows) -> Rows:
 
 
 def with_activation(kind: type[nn.Module], rows: Rows) -> Rows:
-    """Put another activation in the place of each ReLU; its row is called after it: tanh1."""
+    """Replace each ReLU by another activation, which names the row: tanh1."""
     return [
         (name.replace("relu", kind.__name__.lower()), kind())
         if isinstance(layer, nn.ReLU)
@@ -39,16 +40,16 @@ def with_activation(kind: type[nn.Module], rows: Rows) -> Rows:
 
 
 def without_norm(rows: Rows) -> Rows:
-    """Remove all response normalisation, as in net #148 (AN layers-148.cfg)."""
+    """Remove all response normalisation, as net #148 does (AN layers-148.cfg)."""
     norms = (LocalResponseNorm, SpatialResponseNorm)
     return [(name, layer) for name, layer in rows if not isinstance(layer, norms)]
 
 
 def with_batch_norm(rows: Rows) -> Rows:
-    """Put batch normalisation in the place of each normalisation across channels.
+    """Replace each normalisation across channels by batch normalisation without weights.
 
-    It has no weights, as what it replaces: the next convolution can scale and shift as well. The
-    second normalisation of the 2012 code's layer 2 goes.
+    The next convolution can scale and shift as well. The second normalisation of the 2012 code's
+    layer 2 is removed.
     """
     changed: Rows = []
     channels = 0
@@ -63,10 +64,10 @@ def with_batch_norm(rows: Rows) -> Rows:
 
 
 def without_overlap(rows: Rows) -> Rows:
-    """Make pools 2 x 2, as in net #147 (AN layers-147.cfg), for maps of nearly the same size.
+    """Make pools 2 x 2, as net #147 does (AN layers-147.cfg), with maps of nearly the same size.
 
-    There conv2 and conv5 have padding 1 and 0, and pools round up: maps of 55, 28, 26, 13, 11 and 6
-    for 55, 27, 27, 13, 13 and 6. The CIFAR-10 nets' 24, 12 and 6 stay as they are.
+    conv2 and conv5 get padding 1 and 0, and pools round up: the maps' sides are 55, 28, 26, 13, 11
+    and 6 instead of 55, 27, 27, 13, 13 and 6. The CIFAR-10 nets keep 24, 12 and 6.
     """
     padding = {"conv2": (1, 1), "conv5": (0, 0)} if "conv5" in dict(rows) else {}
     changed: Rows = []
@@ -79,15 +80,15 @@ def without_overlap(rows: Rows) -> Rows:
 
 
 def without_layer(conv: str, rows: Rows) -> Rows:
-    """Remove a convolution and its activation; the next layer reads what the one before gives.
+    """Remove a convolution and its activation; the next layer reads the output of the one before.
 
-    Groups stay, so without conv3 the paper's towers first meet in fc6. Without conv5, fc6 reads
-    more maps and grows.
+    Groups do not change, so without conv3 the paper's towers first meet in fc6. Without conv5, fc6
+    reads more maps and is larger.
     """
     if conv not in dict(rows):
         return rows
-    gone = {conv, *(f"{kind}{conv[-1]}" for kind in ("relu", "tanh", "sigmoid"))}
-    return [(name, layer) for name, layer in rows if name not in gone]
+    removed = {conv, *(f"{kind}{conv[-1]}" for kind in ("relu", "tanh", "sigmoid"))}
+    return [(name, layer) for name, layer in rows if name not in removed]
 
 
 ABLATIONS: dict[str, dict[str, Callable[[Rows], Rows]]] = {
@@ -100,13 +101,13 @@ ABLATIONS: dict[str, dict[str, Callable[[Rows], Rows]]] = {
     "overlap": {"yes": unchanged, "no": without_overlap},
     "without": {conv: partial(without_layer, conv) for conv in ("conv3", "conv4", "conv5")},
 }
-"""What can be changed and into what, in the order in which changes are made."""
+"""What can be changed, and to what, in the order in which it is done."""
 
 
 def ablate(model: nn.Sequential, changes: Mapping[str, str]) -> nn.Sequential:
-    """Change a freshly built table; layers that no longer fit are drawn anew, the others stay.
+    """Apply changes to a newly built network; layers of other input sizes get new weights.
 
-    Raises `UsageError` for an unknown change, and for one that finds nothing to change.
+    Raises `UsageError` for an unknown change, and for one that has no row to change.
     """
     _refuse_unknown(changes)
     rows = before = list(model.named_children())
@@ -114,7 +115,7 @@ def ablate(model: nn.Sequential, changes: Mapping[str, str]) -> nn.Sequential:
         change = ABLATIONS[name][changes[name]]
         changed = change(rows)
         if change is not unchanged and changed == rows:
-            raise UsageError(f"ablate: {name}={changes[name]} finds no such row in this network")
+            raise UsageError(f"ablate: {name}={changes[name]} has no row to change in this network")
         rows = changed
     return model if rows == before else _fit(nn.Sequential(OrderedDict(rows)))
 
@@ -122,25 +123,25 @@ def ablate(model: nn.Sequential, changes: Mapping[str, str]) -> nn.Sequential:
 def _refuse_unknown(changes: Mapping[str, str]) -> None:
     for name, value in changes.items():
         if value not in ABLATIONS.get(name, {}):
-            known = [f"{what}={kind}" for what, kinds in ABLATIONS.items() for kind in kinds]
+            known = [f"{part}={kind}" for part, kinds in ABLATIONS.items() for kind in kinds]
             raise UsageError(f"ablate: there is no {name}={value}; there are: {', '.join(known)}")
 
 
 @torch.no_grad()
 def _fit(model: nn.Sequential) -> nn.Sequential:
-    """Rebuild each layer whose number of inputs is not what the row before it gives."""
+    """Rebuild each layer whose number of inputs is not the number of outputs of the row before."""
     first = model[0]
     assert isinstance(first, Input)  # noqa: S101 - the first row of every table
-    # An empty batch has every shape and costs nothing; batch normalisation takes it in eval only.
+    # An empty batch costs nothing; batch normalisation accepts it in evaluation mode only.
     x = torch.empty((0, *first.shape), device=next(model.parameters()).device)
-    for place, layer in enumerate(model.eval()):
-        model[place] = _with_inputs(layer, x.shape[1])
-        x = model[place](x)
+    for index, layer in enumerate(model.eval()):
+        model[index] = _with_inputs(layer, x.shape[1])
+        x = model[index](x)
     return model.train()
 
 
 def _with_inputs(layer: nn.Module, inputs: int) -> nn.Module:
-    """Return `layer`, or one that takes so many inputs, with the same kind of start weights."""
+    """Return `layer`, or one with that many inputs and the same kind of initial weights."""
     fresh = layer
     if isinstance(layer, nn.Conv2d) and layer.in_channels != inputs:
         fresh = nn.Conv2d(
@@ -156,5 +157,5 @@ def _with_inputs(layer: nn.Module, inputs: int) -> nn.Module:
         fresh = GroupedLinear(inputs, layer.out_features, groups=layer.groups)
     start = start_of(layer)
     if fresh is not layer and start is not None:
-        draw(fresh, start)
+        draw_weights(fresh, start)
     return fresh

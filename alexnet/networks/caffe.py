@@ -1,8 +1,8 @@
-"""The two networks of Caffe's model zoo, for whose weights these are the tables.
+"""The two networks of Caffe's model zoo.
 
-Both take 227 x 227 images, so that conv1 fits in without zeros; pools there round up, which makes
-no difference at these sizes. Caffe's own weights are for BGR images: their conv1 is turned around
-when they are read, so these take RGB like all others.
+Both take 227 x 227 images, which conv1 covers without padding. Caffe's pools round up, which makes
+no difference at these sizes. Caffe's weights are for BGR images; the import reverses the channels
+of conv1, so these networks take RGB as all others do.
 """
 
 from collections import OrderedDict
@@ -13,13 +13,13 @@ from alexnet.networks.initialization import BIASED, initialize
 from alexnet.networks.layers import Input, LocalResponseNorm
 
 STDS = {"fc6": 0.005, "fc7": 0.005}
-"""Standard deviations of start weights other than 0.01 (CF bvlc_alexnet/train_val.prototxt:280)."""
+"""Standard deviations of weights other than 0.01 (CF bvlc_alexnet/train_val.prototxt:280)."""
 
 
 def norm() -> LocalResponseNorm:
-    """Build Caffe's normalisation: across both towers, k 1 (caffe.proto:888), alpha divided by 5.
+    """Build Caffe's normalisation: across both towers, with k 1 (caffe.proto:888).
 
-    CF lrn_layer.cpp:120 divides the 1e-4 of both files by the size.
+    CF lrn_layer.cpp:120 divides the alpha of both files, 1e-4, by the size.
     """
     return LocalResponseNorm(size=5, alpha=1e-4 / 5, beta=0.75, k=1.0)
 
@@ -31,7 +31,7 @@ def norm() -> LocalResponseNorm:
 def caffe_alexnet(num_classes: int = 1000) -> nn.Sequential:
     """Build bvlc_alexnet: normalisation before the pool, biases 0.1 (CF models/bvlc_alexnet).
 
-    Its readme says of the paper's biases that 1 "gave flat loss". 60,965,224 parameters.
+    60,965,224 parameters. Its readme says that the paper's biases of 1 "gave flat loss".
     """
     model = nn.Sequential(OrderedDict(
         input=Input(3, 227, 227),                                       # 3 x 227 x 227

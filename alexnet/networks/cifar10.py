@@ -2,13 +2,56 @@
 
 from collections import OrderedDict
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from alexnet.networks.initialization import initialize
-from alexnet.networks.layers import Input, LocallyConnected2d, LocalResponseNorm
+from alexnet.networks.layers import Input, LocalResponseNorm
 
 STDS = {"conv1": 0.0001, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
-"""Standard deviations of the start weights (AN layers-conv-local-13pct.cfg)."""
+"""Standard deviations of the initial weights (AN layers-conv-local-13pct.cfg)."""
+
+
+class LocallyConnected2d(nn.Module):
+    """A convolution whose kernels are not shared: each output position has its own.
+
+    `input_size` is the height and width of its maps; stride is 1.
+    weight: (positions, out, in * kernel * kernel), bias: (out, height, width).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        input_size: int,
+        padding: int = 0,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.padding, self.stride, self.groups = kernel_size, padding, 1, 1
+        self.output_size = input_size + 2 * padding - kernel_size + 1
+        self.weight = nn.Parameter(
+            torch.empty(self.output_size**2, out_channels, in_channels * kernel_size**2)
+        )
+        self.bias = nn.Parameter(torch.empty(out_channels, self.output_size, self.output_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in, size, size) to (N, out, output_size, output_size)."""
+        patches = F.unfold(x, self.kernel_size, padding=self.padding)  # (N, in*k*k, positions)
+        products = torch.bmm(self.weight, patches.permute(2, 1, 0))  # (positions, out, N)
+        shape = (x.shape[0], self.out_channels, self.output_size, self.output_size)
+        return products.permute(2, 1, 0).reshape(shape) + self.bias
+
+    def extra_repr(self) -> str:
+        """Show the sizes in the printed table."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"padding={self.padding}, output_size={self.output_size}"
+        )
+
 
 # fmt: off
 # The formatter would break the columns of the tables.
@@ -38,10 +81,10 @@ def cifar10_13(num_classes: int = 10) -> nn.Sequential:
 
 
 def cifar10_11(num_classes: int = 10) -> nn.Sequential:
-    """Build the 11 % net: `cifar10_13` and nothing but local response normalisation (P 3.3).
+    """Build the 11 % net: `cifar10_13` with local response normalisation (P 3.3).
 
-    This is the first of the two nets so called (CC1 at 3878e8f, 2012-03-13), which differs from the
-    13 % net by the norms alone: size 5, k 1, scale 0.001 divided by the size.
+    This is the first of the two nets of that name (CC1 at 3878e8f, 2012-03-13). It differs from
+    the 13 % net in the norms alone: size 5, k 1, scale 0.001 divided by the size.
     """
 
     def norm() -> LocalResponseNorm:

@@ -1,12 +1,12 @@
-"""The networks that the source code of 2012 ran: its files layers-145, -145-half and -150.
+"""The networks of the 2012 source code: its files layers-145, -145-half and -150.
 
-They differ from the paper's text where it is silent or the code came to differ: layer 1 normalises
-the signed responses, before pool and ReLU; layer 2 has a second normalisation, within each map;
-each tower normalises its own channels, with alpha divided by 5; conv3, conv4 and conv5 start with
-larger weights; dropout halves at test time. docs/models.md compares them with the paper's.
+They differ from the paper's text: layer 1 normalises the signed responses, before pool and ReLU;
+layer 2 has a second normalisation, within each map; each tower normalises its own channels, with
+alpha divided by 5; conv3, conv4 and conv5 have larger initial weights; dropout halves in
+evaluation. docs/models.md compares them with the paper's network.
 
-The weights that such a file gives to a tower's half of a layer are a group of the layer here, or,
-where the half reads both towers, its half of the outputs.
+A tower's half of a layer is a group of the layer here, or half of its outputs where it reads both
+towers.
 """
 
 from collections import OrderedDict
@@ -14,16 +14,11 @@ from collections import OrderedDict
 from torch import nn
 
 from alexnet.networks.initialization import BIASED, initialize
-from alexnet.networks.layers import (
-    GroupedLinear,
-    Input,
-    LocalResponseNorm,
-    PaperDropout,
-    SpatialResponseNorm,
-)
+from alexnet.networks.layers import Input, LocalResponseNorm
+from alexnet.networks.layers_2012 import GroupedLinear, PaperDropout, SpatialResponseNorm
 
 STDS = {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}
-"""Standard deviations of start weights other than 0.01 (AN layers-145.cfg:143-214)."""
+"""Standard deviations of initial weights other than 0.01 (AN layers-145.cfg:143-214)."""
 
 
 def norm(towers: int) -> LocalResponseNorm:
@@ -41,8 +36,8 @@ def norm(towers: int) -> LocalResponseNorm:
 def alexnet_2012(num_classes: int = 1000) -> nn.Sequential:
     """Build net #145, whose log has the paper's 40.7 % and 18.2 %: 60,965,224 parameters.
 
-    AN layers-145.cfg; its log ends at 0.406640 and 0.182100 (layer-params-145.cfg:182). Towers see
-    their own maps, but in conv3, fc6, fc7 and fc8 both towers' (:135-161, :238-299).
+    AN layers-145.cfg; its log ends at 0.406640 and 0.182100 (layer-params-145.cfg:182). Towers read
+    their own maps, except conv3, fc6, fc7 and fc8, which read both (:135-161, :238-299).
     """
     model = nn.Sequential(OrderedDict(
         input=Input(3, 224, 224),                                       # 3 x 224 x 224
@@ -78,8 +73,8 @@ def alexnet_2012(num_classes: int = 1000) -> nn.Sequential:
 def alexnet_half(num_classes: int = 1000) -> nn.Sequential:
     """Build net #145-half, the paper's one-GPU net with half of the kernels: 59,798,312 parameters.
 
-    AN layers-145-half.cfg: one tower of `alexnet_2012`, but conv5, fc6 and fc7 are as wide as both
-    together, so that it has about as many parameters (P 3.2, note 2).
+    AN layers-145-half.cfg: one tower of `alexnet_2012`, with conv5, fc6 and fc7 as wide as both
+    together, which gives about as many parameters (P 3.2, note 2).
     """
     model = nn.Sequential(OrderedDict(
         input=Input(3, 224, 224),                                       # 3 x 224 x 224
@@ -115,9 +110,9 @@ def alexnet_half(num_classes: int = 1000) -> nn.Sequential:
 def alexnet_nocomm(num_classes: int = 1000) -> nn.Sequential:
     """Build net #150, whose towers meet only in fc8: 60,714,408 parameters.
 
-    AN layers-150.cfg. Within a tower conv2 has 160 kernels for #145's 128, and fc6 4096 units for
-    2048, which about makes up for the weights between the towers. Its log ends at 0.418280 and
-    0.193300, against #145's 0.406640 and 0.182100.
+    AN layers-150.cfg. In each tower conv2 has 160 kernels (#145: 128) and fc6 4096 units (2048),
+    which makes up for the missing weights between the towers. Its log ends at 0.418280 and 0.193300
+    (#145: 0.406640 and 0.182100).
     """
     model = nn.Sequential(OrderedDict(
         input=Input(3, 224, 224),                                       # 3 x 224 x 224

@@ -1,5 +1,6 @@
-"""Which rows of a table learn, and what their weights are at the start."""
+"""Which rows of a table learn, and their initial weights."""
 
+import math
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -7,11 +8,11 @@ import torch
 from torch import nn
 
 BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")
-"""The layers whose biases do not start at 0 (P 5: it "accelerates the early stages")."""
+"""Layers whose biases do not start at 0 (P 5: it "accelerates the early stages")."""
 
 
 class Start(NamedTuple):
-    """How a layer begins: normal weights of standard deviation `std`, biases all `bias`."""
+    """A layer's initial values: normal weights of standard deviation `std`, equal biases."""
 
     std: float
     bias: float
@@ -34,19 +35,19 @@ def initialize(
     bias: float = 1.0,
     biased: Collection[str] = (),
 ) -> nn.Sequential:
-    """Draw weights from a normal distribution, set biases to 0, or `bias` in the layers `biased`.
+    """Draw weights from a normal distribution; set biases to 0, in the layers `biased` to `bias`.
 
-    `stds` overrides the standard deviation `std` for the layers that it names (P 5).
+    `stds` replaces the standard deviation `std` in the layers that it names (P 5).
     """
     for name, layer in weight_layers(model):
         start = Start((stds or {}).get(name, std), bias if name in biased else 0.0)
-        draw(layer, start)
+        draw_weights(layer, start)
     return model
 
 
 @torch.no_grad()
-def draw(layer: nn.Module, start: Start) -> None:
-    """Give `layer` start weights, and note on it which, for `start_of`."""
+def draw_weights(layer: nn.Module, start: Start) -> None:
+    """Draw the initial weights of `layer`, and note on it how, for `start_of`."""
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     if not weight.is_meta:  # there torch would first import its compiler, for seconds
         nn.init.normal_(weight, std=start.std)
@@ -55,6 +56,25 @@ def draw(layer: nn.Module, start: Start) -> None:
 
 
 def start_of(layer: nn.Module) -> Start | None:
-    """Return how `layer` begins; None where that is PyTorch's own way."""
+    """Return how `layer` was initialised; None for PyTorch's default."""
     start: Start | None = getattr(layer, "start", None)
     return start
+
+
+def he_initialize(model: nn.Sequential, pixel_std: float) -> None:
+    """Draw initial weights that preserve the signal's size from layer to layer (He et al. 2015).
+
+    `pixel_std` is the standard deviation of the input (0-255 units), by which conv1's weights are
+    divided. Biases start at 0. The last layer starts small, so that the first loss is ln(classes).
+    """
+    layers = weight_layers(model)
+    for name, layer in layers:
+        weight = layer.get_parameter("weight")
+        fan_in = weight[0].numel() if weight.ndim != 3 else weight.shape[-1]
+        std = math.sqrt(2 / fan_in)
+        if name == layers[0][0]:
+            std /= pixel_std
+        if name == layers[-1][0]:
+            std = 0.01
+        nn.init.normal_(weight, std=std)
+        nn.init.zeros_(layer.get_parameter("bias"))

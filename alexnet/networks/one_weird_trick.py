@@ -1,4 +1,4 @@
-"""The one-tower network of 2014, in torchvision's form."""
+"""The one-tower network of 2014, as torchvision has it."""
 
 from collections import OrderedDict
 
@@ -11,12 +11,13 @@ from alexnet.networks.layers import Input
 
 
 def one_weird_trick(num_classes: int = 1000) -> nn.Sequential:
-    """Build torchvision's `alexnet`: 61,100,840 parameters, PyTorch's own start weights.
+    """Build torchvision's `alexnet`: 61,100,840 parameters, PyTorch's own initial weights.
 
-    Widths are those of Krizhevsky, "One weird trick for parallelizing convolutional neural
-    networks", 2014 (CC2 layers-imagenet-1gpu.cfg), whose own net normalises in layers 1 and 2 and
-    has no padding in conv1. torchvision has neither norm, pads conv1 by 2, and drops the inputs of
-    fc6 and fc7 where all others drop their outputs. Its adaptive pool does nothing at this size.
+    The widths are those of Krizhevsky, "One weird trick for parallelizing convolutional neural
+    networks", 2014 (CC2 layers-imagenet-1gpu.cfg). That net normalises in layers 1 and 2 and does
+    not pad conv1. torchvision's has no norm, pads conv1 by 2, and applies dropout to the inputs of
+    fc6 and fc7, where all other networks apply it to their outputs. Its adaptive pool has no effect
+    at this size.
     """
     return nn.Sequential(OrderedDict(
         input=Input(3, 224, 224),                                       # 3 x 224 x 224

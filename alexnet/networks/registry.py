@@ -1,4 +1,4 @@
-"""Every network by its name; the tables themselves stand in `alexnet.networks`."""
+"""Networks by name."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,16 +10,17 @@ from alexnet.networks.ablation import ablate as ablate_table
 from alexnet.networks.caffe import caffe_alexnet, caffenet
 from alexnet.networks.cifar10 import cifar10_11, cifar10_13
 from alexnet.networks.code_2012 import alexnet_2012, alexnet_half, alexnet_nocomm
-from alexnet.networks.initialization import initialize, weight_layers
-from alexnet.networks.layers import Input, PaperDropout
+from alexnet.networks.initialization import weight_layers
+from alexnet.networks.layers import Input
+from alexnet.networks.layers_2012 import PaperDropout
+from alexnet.networks.one_tower import alexnet_one_tower
 from alexnet.networks.one_weird_trick import one_weird_trick
-from alexnet.networks.paper import alexnet, alexnet_one_tower
+from alexnet.networks.paper import alexnet
 from alexnet.networks.small import alexnet_small
 
 __all__ = [
     "MODELS",
     "create_model",
-    "initialize",
     "input_shape",
     "list_models",
     "set_dropout",
@@ -52,10 +53,10 @@ def list_models() -> list[str]:
 def create_model(
     name: str, num_classes: int = 1000, *, ablate: Mapping[str, str] | None = None
 ) -> nn.Sequential:
-    """Build the network called `name` with freshly drawn weights (torch's global generator).
+    """Build the network called `name` with new weights, drawn by torch's global generator.
 
-    `ablate` takes away or exchanges parts of it, such as {"activation": "tanh", "norm": "none"}:
-    see `alexnet.networks.ablation`. Raises `UsageError` for an unknown name and for no class.
+    `ablate` removes or replaces parts, such as {"activation": "tanh", "norm": "none"}: see
+    `alexnet.networks.ablation`. Raises `UsageError` for an unknown name and for no classes.
     """
     if name not in MODELS:
         raise UsageError(f"there is no model {name!r}; the models are: {', '.join(MODELS)}")
@@ -65,9 +66,9 @@ def create_model(
 
 
 def input_shape(name: str, *, ablate: Mapping[str, str] | None = None) -> tuple[int, int, int]:
-    """Return the channels, height and width that the network called `name` takes.
+    """Return the channels, height and width of the images of the network called `name`.
 
-    Raises `UsageError` for what `create_model` would refuse, but needs no memory for weights.
+    It takes no memory for weights. Raises `UsageError` as `create_model` does.
     """
     with torch.device("meta"):
         first = create_model(name, ablate=ablate)[0]
@@ -76,7 +77,7 @@ def input_shape(name: str, *, ablate: Mapping[str, str] | None = None) -> tuple[
 
 
 def set_dropout(model: nn.Module, p: float) -> None:
-    """Set the probability of all rows of dropout; 0 does without (P 4.2)."""
+    """Set the probability of all dropout rows; 0 turns dropout off (P 4.2)."""
     for layer in model.modules():
         if isinstance(layer, nn.Dropout | PaperDropout):
             layer.p = p

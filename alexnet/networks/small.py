@@ -1,4 +1,4 @@
-"""The network of the paper for small images and short training; a table of our own."""
+"""The paper's network for small images and short trainings: a table of this project."""
 
 from collections import OrderedDict
 
@@ -14,10 +14,10 @@ from alexnet.networks.layers import Input, LocalResponseNorm
 def alexnet_small(num_classes: int = 10) -> nn.Sequential:
     """Build the same eight layers for 56 x 56 images, a quarter of the paper's side.
 
-    conv1 has a 5 x 5 kernel and stride 2 for the paper's 11 x 11 and 4, so its map is 27 x 27, the
-    paper's second size, and each map after it is the paper's from one stage later (27, 13, 6, 2).
-    As there, the last window reads past the right and bottom edge: one row and column of zeros.
-    Convolutions have half of the paper's kernels, fc6 and fc7 a quarter of its units.
+    conv1 has 5 x 5 kernels and stride 2 (the paper: 11 x 11 and 4). Its map is 27 x 27, the paper's
+    second size; the maps after it have the paper's sizes of one stage later (13, 6, 2). The last
+    window reads one row and column of zeros past the right and bottom edge. Convolutions have half
+    of the paper's kernels, fc6 and fc7 a quarter of its units.
     """
     model = nn.Sequential(OrderedDict(
         input=Input(3, 56, 56),                                         # 3 x 56 x 56

@@ -4,9 +4,9 @@
     data     each rank has the whole network and a part of each batch
     hybrid   convolutions as in "data", fully connected layers divided (Krizhevsky 2014)
 
-What is computed is what one process computes, whatever the mode and the number of ranks.
-`launch` starts the ranks on one machine, `train_rank` is one of them, `join` is what makes a team
-for `alexnet.train.train_model` in a program of one's own.
+Every mode and number of ranks computes what one process computes. `launch` starts the ranks on one
+machine, `train_rank` is one of them, and `join` makes the `processes` of
+`alexnet.train.train_model` for your own program.
 """
 
 from alexnet.parallel.launching import RankResult, TrainingSpec, launch, train_rank

@@ -15,13 +15,13 @@ from alexnet.parallel.comm_stats import CommStats
 def parts(total: int, count: int) -> list[int]:
     """Divide `total` into `count` sizes that differ by 1 at most, the larger first."""
     whole, more = divmod(total, count)
-    return [whole + (place < more) for place in range(count)]
+    return [whole + (number < more) for number in range(count)]
 
 
-def part_of(total: int, count: int, place: int) -> slice:
-    """Return the part number `place` of `total` things divided into `count`."""
+def part_of(total: int, count: int, number: int) -> slice:
+    """Return part `number` of `total` things divided into `count`."""
     ends = [0, *accumulate(parts(total, count))]
-    return slice(ends[place], ends[place + 1])
+    return slice(ends[number], ends[number + 1])
 
 
 @dataclass
@@ -32,13 +32,13 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Link:
-    """A group of ranks that exchange tensors, and this rank's place in it."""
+class RankGroup:
+    """A group of ranks that exchange tensors, and this rank's number in it."""
 
     group: dist.ProcessGroup | None
     rank: int
     size: int
-    traffic: CommStats
+    stats: CommStats
 
     @property
     def _sends_from_memory(self) -> bool:
@@ -53,7 +53,7 @@ class Link:
         sizes = parts(total, self.size)
         sent = self._to_send(_padded(part, sizes[0], dim))
         received = [torch.empty_like(sent) for _ in sizes]
-        with self.traffic.waiting():
+        with self.stats.waiting():
             dist.all_gather(received, sent, self.group)
         pieces = [each.narrow(dim, 0, size) for each, size in zip(received, sizes, strict=True)]
         return torch.cat(pieces, dim).to(part.device)
@@ -67,7 +67,7 @@ class Link:
         pieces = [_padded(each, sizes[0], dim) for each in torch.split(whole, sizes, dim)]
         sent = self._to_send(torch.stack(pieces))
         received = torch.empty_like(sent)
-        with self.traffic.waiting():
+        with self.stats.waiting():
             dist.all_to_all_single(received, sent, group=self.group)
         return received.sum(0).narrow(dim, 0, sizes[self.rank]).to(whole.device)
 
@@ -75,7 +75,7 @@ class Link:
         """Return what the other rank of two has in the place of `tensor`, of the same shape."""
         sent = self._to_send(tensor)
         received = [torch.empty_like(sent) for _ in range(self.size)]
-        with self.traffic.waiting():
+        with self.stats.waiting():
             dist.all_gather(received, sent, self.group)
         return received[1 - self.rank].to(tensor.device)
 
@@ -104,15 +104,15 @@ class Gather(nn.Module):
     """
 
     def __init__(
-        self, link: Link, layer: str, batch: Batch, total: int | None, *, final: bool = False
+        self, group: RankGroup, layer: str, batch: Batch, total: int | None, *, final: bool = False
     ) -> None:
         super().__init__()
-        self.link, self.layer, self.batch = link, layer, batch
+        self.group, self.layer, self.batch = group, layer, batch
         self.total, self.final = total, final
 
     def forward(self, part: Tensor) -> Tensor:
         """Turn (N, part, ...) into (N, total, ...), or (rows, ...) into (images, ...)."""
-        self.link.traffic.in_step = self.training
+        self.group.stats.in_step = self.training
         dim, total = (0, self.batch.images) if self.total is None else (1, self.total)
         whole: Tensor = _Gathering.apply(part, self, total, dim)  # type: ignore[no-untyped-call]
         return whole
@@ -120,31 +120,31 @@ class Gather(nn.Module):
     def count(self, whole: Tensor, total: int, way: str) -> None:
         """Note what this rank sends: its part to all others, or theirs of a gradient."""
         if self.training:
-            each = whole.numel() // total * parts(total, self.link.size)[0]
-            size = each * whole.element_size() * (self.link.size - 1)
-            self.link.traffic.count(self.layer, way, size)
+            each = whole.numel() // total * parts(total, self.group.size)[0]
+            size = each * whole.element_size() * (self.group.size - 1)
+            self.group.stats.count(self.layer, way, size)
 
     def extra_repr(self) -> str:
         """Show what is exchanged in the printed table."""
-        return f"{'images' if self.total is None else self.total}, ranks={self.link.size}"
+        return f"{'images' if self.total is None else self.total}, ranks={self.group.size}"
 
 
 class _Gathering(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, row: Gather, total: int, dim: int) -> Tensor:
         ctx.row, ctx.total, ctx.dim = row, total, dim
-        whole = row.link.gather(part, total, dim)
+        whole = row.group.gather(part, total, dim)
         row.count(whole, total, "forward")
         return whole
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        link, dim = ctx.row.link, ctx.dim
+        group, dim = ctx.row.group, ctx.dim
         if ctx.row.final:
-            own = link.part(ctx.total)
+            own = group.part(ctx.total)
             return gradient.narrow(dim, own.start, own.stop - own.start), None, None, None
         ctx.row.count(gradient, ctx.total, "backward")
-        return link.scatter_sum(gradient, dim), None, None, None
+        return group.scatter_sum(gradient, dim), None, None, None
 
 
 class BorderNorm(LocalResponseNorm):
@@ -154,14 +154,14 @@ class BorderNorm(LocalResponseNorm):
     back.
     """
 
-    def __init__(self, norm: LocalResponseNorm, link: Link, layer: str) -> None:
+    def __init__(self, norm: LocalResponseNorm, group: RankGroup, layer: str) -> None:
         super().__init__(norm.size, norm.alpha, norm.beta, norm.k)
-        self.link, self.layer = link, layer
+        self.group, self.layer = group, layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise this tower's maps (N, C, H, W)."""
-        self.link.traffic.in_step = self.training
-        reach, first = self.size // 2, self.link.rank == 0
+        self.group.stats.in_step = self.training
+        reach, first = self.size // 2, self.group.rank == 0
         own = x[:, -reach:] if first else x[:, :reach]
         other: Tensor = _Swapping.apply(own, self)  # type: ignore[no-untyped-call]
         wide = at_least_float32(torch.cat([x, other] if first else [other, x], dim=1))
@@ -176,14 +176,14 @@ class _Swapping(torch.autograd.Function):
     def forward(ctx: Any, own: Tensor, row: BorderNorm) -> Tensor:
         ctx.row = row
         if row.training:
-            row.link.traffic.count(row.layer, "forward", own.numel() * own.element_size())
-        return row.link.swap(own)
+            row.group.stats.count(row.layer, "forward", own.numel() * own.element_size())
+        return row.group.swap(own)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         size = gradient.numel() * gradient.element_size()
-        ctx.row.link.traffic.count(ctx.row.layer, "backward", size)
-        return ctx.row.link.swap(gradient), None
+        ctx.row.group.stats.count(ctx.row.layer, "backward", size)
+        return ctx.row.group.swap(gradient), None
 
 
 class SharedDropout(nn.Module):
@@ -194,7 +194,12 @@ class SharedDropout(nn.Module):
     """
 
     def __init__(
-        self, layer: nn.Module, batch: Batch, *, rows: Link | None, units: tuple[Link, int] | None
+        self,
+        layer: nn.Module,
+        batch: Batch,
+        *,
+        rows: RankGroup | None,
+        units: tuple[RankGroup, int] | None,
     ) -> None:
         super().__init__()
         self.layer, self.batch, self.rows, self.units = layer, batch, rows, units

@@ -22,13 +22,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alexnet.config import Settings
 from alexnet.dataset import Dataset
-from alexnet.device import describe_device, pick_device
+from alexnet.device import pick_device
 from alexnet.errors import AlexnetError, Interrupted, UsageError, WorkerError
+from alexnet.evaluate import Accelerate
 from alexnet.parallel.process_group import OF_ONE_RANK, TIMEOUT, check_ranks, join, rank_device
 from alexnet.progress import SILENT, Progress
+from alexnet.storage.environment import describe_device
 from alexnet.train import TrainReport, train_model
 from alexnet.train.image_cache import Cache
-from alexnet.train.processes import Accelerate
 
 HERE = "127.0.0.1"
 AFTER_SIGNAL = 1.0
@@ -102,20 +103,20 @@ def _train_rank(call: TrainingSpec) -> RankResult:
     if restarts:
         progress.note(f"a rank was lost: start {restarts + 1}")
     try:
-        with join(call.mode, device=call.device, timeout=call.timeout) as team:
+        with join(call.mode, device=call.device, timeout=call.timeout) as processes:
             report = train_model(
                 call.data,
                 call.run,
                 call.settings,
-                device=str(team.device),
+                device=str(processes.device),
                 resume=call.resume or restarts > 0,
                 init=call.init,
                 progress=progress,
                 accelerate=call.accelerate,
-                team=team,
+                processes=processes,
                 cache=call.cache,
             )
-            return RankResult(rank, report, tuple(team.report()))
+            return RankResult(rank, report, tuple(processes.report()))
     except OF_ONE_RANK:
         raise
     except AlexnetError as error:
@@ -198,14 +199,14 @@ def _started_rank(call: TrainingSpec) -> RankResult:
 
 def default_processes(mode: str, device: str) -> int:
     """Return one process for each GPU, two for towers. Raises `UsageError` where there is one."""
-    place = pick_device(device)
-    gpus = torch.cuda.device_count() if place.type == "cuda" and ":" not in device else 0
+    target = pick_device(device)
+    gpus = torch.cuda.device_count() if target.type == "cuda" and ":" not in device else 0
     if gpus < 2:
         raise UsageError(
-            f"{mode} trains on two devices or more, and here is one ({describe_device(place)}); "
+            f"{mode} trains on two devices or more, and here is one ({describe_device(target)}); "
             f"without --parallel the same network, with its towers as groups, is trained on it. To "
             f"try it out with two processes: --processes 2 --device "
-            f"{'cuda:0' if place.type == 'cuda' else 'cpu'}"
+            f"{'cuda:0' if target.type == 'cuda' else 'cpu'}"
         )
     return 2 if mode == "towers" else gpus
 

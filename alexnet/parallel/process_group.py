@@ -13,7 +13,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from alexnet.device import pick_device
 from alexnet.errors import AlexnetError, DataError, UsageError, WorkerError
-from alexnet.parallel.ranks import DistributedProcesses, Mode
+from alexnet.parallel.processes import DistributedProcesses, Mode
 
 MODES: tuple[str, ...] = get_args(Mode)
 
@@ -37,7 +37,7 @@ def started_by_torchrun() -> bool:
 def join(
     mode: str, *, device: str = "auto", timeout: float = TIMEOUT
 ) -> Iterator[DistributedProcesses]:
-    """Connect this process with the others that torchrun started, and give its team.
+    """Connect this process with the others that torchrun started, and give its `Processes`.
 
     Address, port, rank and their number come from the environment, as torchrun sets it. Each rank
     has its own GPU ("auto", "cuda"); with a name such as "cuda:0" all share that one, to try things
@@ -48,19 +48,19 @@ def join(
     """
     ranks, local = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
     check_ranks(mode, ranks)
-    place = rank_device(device, local, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
-    own_gpu = place.type == "cuda" and device in ("auto", "cuda")
+    target = rank_device(device, local, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
+    own_gpu = target.type == "cuda" and device in ("auto", "cuda")
     if own_gpu:
-        torch.cuda.set_device(place)
+        torch.cuda.set_device(target)
     patience = timedelta(seconds=timeout)
     _meet("cpu:gloo,cuda:nccl" if own_gpu else "gloo", patience)
     try:
-        team = DistributedProcesses(mode, place, patience)  # type: ignore[arg-type]
+        processes = DistributedProcesses(mode, target, patience)  # type: ignore[arg-type]
     except RuntimeError as error:
         raise _no_meeting(error) from None
     alike = False
     try:
-        yield team
+        yield processes
         alike = True
     except AlexnetError as error:
         alike = not isinstance(error, OF_ONE_RANK)
@@ -71,13 +71,13 @@ def join(
         time.sleep(BEFORE_GIVING_UP)
         first_line = str(error).partition("\n")[0]
         raise WorkerError(
-            f"rank {team.rank} lost another rank, or waited {timeout:g} s for it: {first_line}; "
-            f"what was saved is whole (--resume goes on)"
+            f"rank {processes.rank} lost another rank, or waited {timeout:g} s for it: "
+            f"{first_line}; earlier checkpoints are whole (continue with --resume)"
         ) from error
     finally:
         if alike:  # to the others, who leaves while they still listen looks lost
             with suppress(RuntimeError):
-                dist.barrier(team.words)
+                dist.barrier(processes.messages)
         dist.destroy_process_group()
 
 
@@ -108,11 +108,11 @@ def rank_device(name: str, local_rank: int, local_ranks: int) -> torch.device:
 
     Raises `UsageError` where there are fewer GPUs than ranks.
     """
-    place = pick_device(name)
-    if place.type == "mps":
+    target = pick_device(name)
+    if target.type == "mps":
         raise UsageError("ranks exchange nothing on an Apple GPU: --device cpu, or no --parallel")
-    if place.type != "cuda" or name not in ("auto", "cuda"):
-        return place
+    if target.type != "cuda" or name not in ("auto", "cuda"):
+        return target
     gpus = torch.cuda.device_count()
     if gpus < local_ranks:
         here = "is one" if gpus == 1 else f"are {gpus}"
@@ -133,11 +133,11 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 def _no_meeting(error: Exception) -> Exception:
-    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     if "EADDRINUSE" in str(error) or "address already in use" in str(error):
         return UsageError(
             f"port {os.environ.get('MASTER_PORT')} is in use on this machine; name another "
             f"(--master-port), or 0 for any that is free"
         )
     first_line: Any = str(error).partition("\n")[0]
-    return WorkerError(f"cannot meet the other ranks at {place}: {first_line}")
+    return WorkerError(f"cannot meet the other ranks at {address}: {first_line}")

@@ -1,4 +1,4 @@
-"""Cutting a network: this rank's part of a table, as a table with the same names."""
+"""Sharding a network: this rank's part of a table, as a table with the same names."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -9,32 +9,33 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from alexnet.errors import UsageError
-from alexnet.networks.layers import GroupedLinear, LocalResponseNorm, PaperDropout
-from alexnet.parallel.exchange import Batch, BorderNorm, Gather, Link, SharedDropout
+from alexnet.networks.layers import LocalResponseNorm
+from alexnet.networks.layers_2012 import GroupedLinear, PaperDropout
+from alexnet.parallel.exchange import Batch, BorderNorm, Gather, RankGroup, SharedDropout
 
 TOWERS = 2
 
 
 @dataclass(frozen=True)
-class Local:
+class Shard:
     """A rank's part of a network."""
 
     model: nn.Sequential
-    cut: frozenset[str]
+    divided: frozenset[str]
     """Tensors of the state dict of which this rank holds a part, along the first dimension."""
 
 
-def shard_images(model: nn.Sequential, batch: Batch, data: Link) -> Local:
+def shard_images(model: nn.Sequential, batch: Batch, data: RankGroup) -> Shard:
     """Return the whole network for a rank that sees a part of each batch's images."""
     _refuse_batch_norm(model, data)
     rows = [
         (name, SharedDropout(layer, batch, rows=data, units=None) if _drops(layer) else layer)
         for name, layer in model.named_children()
     ]
-    return Local(nn.Sequential(OrderedDict(rows)), frozenset())
+    return Shard(nn.Sequential(OrderedDict(rows)), frozenset())
 
 
-def shard_towers(model: nn.Sequential, batch: Batch, data: Link, towers: Link) -> Local:
+def shard_towers(model: nn.Sequential, batch: Batch, data: RankGroup, towers: RankGroup) -> Shard:
     """Return one of the paper's two towers: half of each layer's kernels and units.
 
     A row of groups is the tower's own; where a layer reads both towers, a `Gather` stands before
@@ -49,10 +50,10 @@ def shard_towers(model: nn.Sequential, batch: Batch, data: Link, towers: Link) -
         )
     _refuse_batch_norm(model, data)
     first = next(name for name, layer in layers.items() if isinstance(layer, nn.Conv2d))
-    return _Cutter(batch, data, towers).cut(layers, first, gather_images=False)
+    return _Sharder(batch, data, towers).shard(layers, first, gather_images=False)
 
 
-def shard_units(model: nn.Sequential, batch: Batch, data: Link, units: Link) -> Local:
+def shard_units(model: nn.Sequential, batch: Batch, data: RankGroup, units: RankGroup) -> Shard:
     """Return the convolutions whole, for a part of the images, and a part of what follows.
 
     From the first fully connected layer on, this rank has some units of each layer, for all images.
@@ -66,7 +67,7 @@ def shard_units(model: nn.Sequential, batch: Batch, data: Link, units: Link) -> 
             "has none, or has them in groups: use --parallel data or towers"
         )
     _refuse_batch_norm(model, data)
-    return _Cutter(batch, data, units).cut(layers, first, gather_images=True)
+    return _Sharder(batch, data, units).shard(layers, first, gather_images=True)
 
 
 def tower_order(model: nn.Sequential, layer: str = "conv1") -> list[list[int]]:
@@ -78,48 +79,48 @@ def tower_order(model: nn.Sequential, layer: str = "conv1") -> list[list[int]]:
     return [list(range(kernels // 2)), list(range(kernels // 2, kernels))]
 
 
-class _Cutter:
-    def __init__(self, batch: Batch, data: Link, link: Link) -> None:
-        self.batch, self.data, self.link = batch, data, link
+class _Sharder:
+    def __init__(self, batch: Batch, data: RankGroup, group: RankGroup) -> None:
+        self.batch, self.data, self.group = batch, data, group
 
-    def cut(self, layers: dict[str, nn.Module], first: str, *, gather_images: bool) -> Local:
-        """Cut every row from `first` on; before it each rank has some images, or all."""
+    def shard(self, layers: dict[str, nn.Module], first: str, *, gather_images: bool) -> Shard:
+        """Divide every row from `first` on; before it each rank has some images, or all."""
         rows: OrderedDict[str, nn.Module] = OrderedDict()
-        cut: set[str] = set()
+        divided: set[str] = set()
         reached, units = False, 0  # units: of the whole layer before, once that is divided
         for name, layer in layers.items():
             reached = reached or name == first
             images = None if reached and gather_images else self.data
             if name == first and gather_images:
-                rows[f"gather_{name}"] = Gather(self.link, name, self.batch, None)
+                rows[f"gather_{name}"] = Gather(self.group, name, self.batch, None)
             if reached and any(True for _ in layer.parameters()):
                 if units and not self._grouped(layer):
-                    rows[f"gather_{name}"] = Gather(self.link, name, self.batch, units_in(layer))
+                    rows[f"gather_{name}"] = Gather(self.group, name, self.batch, units_in(layer))
                 rows[name], units = self._half(name, layer), units_out(layer)
-                cut |= {f"{name}.{key}" for key in layer.state_dict()}
+                divided |= {f"{name}.{key}" for key in layer.state_dict()}
             elif _drops(layer):
-                divided = (self.link, units) if units else None
-                rows[name] = SharedDropout(layer, self.batch, rows=images, units=divided)
+                part = (self.group, units) if units else None
+                rows[name] = SharedDropout(layer, self.batch, rows=images, units=part)
             elif units:
                 rows[name] = self._part(name, layer)
-                cut |= {f"{name}.{key}" for key in layer.state_dict()}
+                divided |= {f"{name}.{key}" for key in layer.state_dict()}
             else:
                 rows[name] = layer
-        rows["gather_logits"] = Gather(self.link, "logits", self.batch, units, final=True)
-        return Local(nn.Sequential(rows), frozenset(cut))
+        rows["gather_logits"] = Gather(self.group, "logits", self.batch, units, final=True)
+        return Shard(nn.Sequential(rows), frozenset(divided))
 
     def _grouped(self, layer: nn.Module) -> bool:
-        return getattr(layer, "groups", 1) == self.link.size > 1
+        return getattr(layer, "groups", 1) == self.group.size > 1
 
     @torch.no_grad()
     def _half(self, name: str, layer: nn.Module) -> nn.Module:
         """Return a layer with this rank's part of the outputs."""
-        own = self.link.part(units_out(layer))
+        own = self.group.part(units_out(layer))
         groups = getattr(layer, "groups", 1)
         count, inputs = own.stop - own.start, units_in(layer) // groups
         fits = groups == 1 or (self._grouped(layer) and units_out(layer) % groups == 0)
         if not fits or not isinstance(layer, nn.Conv2d | nn.Linear | GroupedLinear):
-            raise UsageError(f"{name} cannot be divided over {self.link.size} ranks")
+            raise UsageError(f"{name} cannot be divided over {self.group.size} ranks")
         part: nn.Module
         if isinstance(layer, nn.Conv2d):
             shape = {"stride": layer.stride, "padding": layer.padding}
@@ -134,19 +135,19 @@ class _Cutter:
         """Return what this rank does in a row without weights."""
         if isinstance(layer, LocalResponseNorm):
             if layer.towers == 1:
-                return BorderNorm(layer, self.link, name)
+                return BorderNorm(layer, self.group, name)
             return LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
         if isinstance(layer, nn.BatchNorm2d):
-            own = self.link.part(layer.num_features)
+            own = self.group.part(layer.num_features)
             return nn.BatchNorm2d(own.stop - own.start, affine=False)
         return layer
 
 
 def _empty(kind: type[nn.Module], *arguments: Any, like: nn.Module, **options: Any) -> nn.Module:
-    """Build a layer without drawing weights, in the type and place of another's."""
+    """Build a layer without drawing weights, of the type and on the device of `like`."""
     weight = like.get_parameter("weight")
-    place = {"dtype": weight.dtype, "device": weight.device}
-    layer: nn.Module = skip_init(kind, *arguments, **place, **options)  # type: ignore[no-untyped-call]
+    options |= {"dtype": weight.dtype, "device": weight.device}
+    layer: nn.Module = skip_init(kind, *arguments, **options)  # type: ignore[no-untyped-call]
     return layer
 
 
@@ -164,7 +165,7 @@ def _drops(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Dropout | PaperDropout)
 
 
-def _refuse_batch_norm(model: nn.Sequential, data: Link) -> None:
+def _refuse_batch_norm(model: nn.Sequential, data: RankGroup) -> None:
     if data.size > 1 and any(isinstance(layer, nn.BatchNorm2d) for layer in model):
         raise UsageError(
             "batch normalisation looks at the whole batch, which is divided over the ranks here: "

@@ -1,7 +1,8 @@
-"""Images to a packed data set: plan, write the shards in parallel, publish in one step.
+"""Prepare a source of images as a packed data set.
 
-All work is done in OUT.partial; OUT appears by a rename when everything is on the disk. A prepare
-that was stopped is continued by the same command: shards that are finished and whole are kept.
+The steps: list the source, plan the splits, write shards in parallel, write the manifest, publish.
+All files are written in OUT.partial, which is renamed to OUT when they are complete. The same
+command continues a stopped prepare: it checks the finished shards and reuses them.
 """
 
 import hashlib
@@ -15,25 +16,25 @@ from typing import Any
 
 import PIL
 
-from alexnet.dataset import STORES, VERSION
+from alexnet.dataset import STORES
 from alexnet.errors import DataError, UsageError
 from alexnet.imagenet_classes import imagenet_classes
 from alexnet.images.decode import RESIZES, Resize
 from alexnet.loader import available_cores
-from alexnet.prepare.manifest import Contents
+from alexnet.prepare.manifest import ManifestBuilder
 from alexnet.prepare.shards import IMAGES_PER_SHARD, ShardTask
 from alexnet.prepare.sources import open_source
 from alexnet.prepare.sources.base import Item, Listing, Source
 from alexnet.prepare.splits import SplitPlan, plan_splits
-from alexnet.prepare.statistics import ColorSums
 from alexnet.prepare.workers import write_shards
-from alexnet.prepare.workspace import Workspace, hold
+from alexnet.prepare.workspace import Workspace, open_workspace
 from alexnet.progress import SILENT, Progress
+from alexnet.storage.dataset_manifest import VERSION
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare_dataset` made; `splits` has "images" and "per_class" for each split."""
+    """The result of `prepare_dataset`; `splits` has "images" and "per_class" for each split."""
 
     out: str
     size: int
@@ -42,19 +43,19 @@ class PrepareReport:
     splits: dict[str, dict[str, Any]]
     rejects: int
     rejected: list[dict[str, str]]  # the first ten
-    ignored: int  # files passed over: hidden ones, texts, files outside the class folders
+    ignored: int  # skipped files: hidden files, texts, files outside the class folders
     seconds: float
-    images_per_second: float  # of those that this call went through
+    images_per_second: float  # of the images that this call processed
     bytes: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain values for JSON."""
+        """Return plain JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the content of a data set, beside its source."""
+    """The options that decide the content of a data set."""
 
     size: int
     store: str
@@ -73,7 +74,7 @@ class Options:
             raise UsageError(f"val_fraction {self.val_fraction}: give 0 or more, below 1")
 
 
-def prepare_dataset(  # noqa: PLR0913 - the options of the command, each by its name
+def prepare_dataset(  # noqa: PLR0913 - the options of the command
     source: str | Path | Source,
     out: str | Path,
     *,
@@ -88,59 +89,63 @@ def prepare_dataset(  # noqa: PLR0913 - the options of the command, each by its 
     devkit: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> PrepareReport:
-    """Pack the images of a source into the data set `out`; docs/prepare.md says what is read.
+    """Pack the images of a source into the data set `out`; docs/prepare.md lists the sources.
 
-    Images become `size` x `size`, of their centre (`resize="short"`) or of the whole with its
-    proportions changed ("warp"), kept as they are (`store="raw"`) or as JPEG. Where the source
-    has no validation split, `val_fraction` of each class's training images becomes one, drawn
-    with `seed`. More than `max_rejects` unusable images are an error (by default 0 for ImageNet's
-    archives, 100 else). `val_labels` or `devkit` tell the classes of ImageNet's validation images.
-    The result does not depend on `workers` (by default one for each core).
+    Images become `size` x `size`: the centre (`resize="short"`) or the whole image with changed
+    proportions ("warp"), stored as pixels (`store="raw"`) or as JPEG. A source without validation
+    split gets one: `val_fraction` of the training images of each class, drawn with `seed`. More
+    than `max_rejects` unusable images are an error (default: 0 for ImageNet's archives, else 100).
+    `val_labels` or `devkit` give the classes of ImageNet's validation images. The result does not
+    depend on `workers` (default: one per core).
     Raises UsageError, DataError, StorageError or WorkerError.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     options = Options(size, store, val_fraction, seed, resize)
     if (workers is not None and workers < 1) or (max_rejects is not None and max_rejects < 0):
         raise UsageError(f"workers {workers}, max_rejects {max_rejects}: too small")
-    with hold(Path(out)) as place:
+    with open_workspace(Path(out)) as workspace:
         if isinstance(source, str | Path):
             _refuse_inside(Path(source), Path(out))
             source = open_source(
                 Path(source),
-                place.unpacked,
+                workspace.unpacked,
                 progress,
                 val_labels=None if val_labels is None else Path(val_labels),
                 devkit=None if devkit is None else Path(devkit),
             )
-        job = _plan(source, options, place, progress)
+        preparation = _plan(source, options, workspace, progress)
         try:
-            gone_through = job.write_shards(workers, max_rejects)
-            info = job.write_manifest()
-            place.publish()
+            images = preparation.write_shards(workers, max_rejects)
+            info = preparation.write_manifest()
+            workspace.publish()
         except BaseException:
-            if place.has_begun():
-                progress.note(f"finished work is kept in {place.folder}; the same command goes on")
+            if workspace.has_begun():
+                progress.note(
+                    f"finished work is saved in {workspace.folder}; the same command continues it"
+                )
             raise
-    return _report(Path(out), info, time.monotonic() - began, gone_through)
+    return _report(Path(out), info, time.monotonic() - start, images)
 
 
 def _refuse_inside(source: Path, out: Path) -> None:
     if out.resolve().is_relative_to(source.resolve()):
-        raise UsageError(f"{out} lies inside {source}; choose another place")
+        raise UsageError(f"{out} lies inside {source}; choose another folder")
 
 
-def _plan(source: Source, options: Options, place: Workspace, progress: Progress) -> "_Job":
+def _plan(
+    source: Source, options: Options, workspace: Workspace, progress: Progress
+) -> "_Preparation":
     listing = source.listing(progress)
     plan = plan_splits(listing.items, options.val_fraction, options.seed)
     for note in [*listing.notes, *plan.notes]:
         progress.note(note)
-    if not place.begin(_fingerprint(options, listing)):
-        progress.note("source or options differ from the work that was begun: starting afresh")
-    return _Job(source, listing, plan, options, place, progress)
+    if not workspace.begin(_fingerprint(options, listing)):
+        progress.note("the source or the options have changed: starting from the beginning")
+    return _Preparation(source, listing, plan, options, workspace, progress)
 
 
 def _fingerprint(options: Options, listing: Listing) -> str:
-    """Return a digest of all that decides the content of the shards and their names."""
+    """Return a digest of everything that decides the content and the names of the shards."""
     made_by = (VERSION, version("alexnet"), PIL.__version__)
     digest = hashlib.sha256(repr((asdict(options), listing.version, made_by)).encode())
     for item in listing.items:
@@ -149,80 +154,48 @@ def _fingerprint(options: Options, listing: Listing) -> str:
 
 
 @dataclass
-class _Job:
-    """One prepare: what is to be made of what, and where."""
+class _Preparation:
+    """One call of `prepare_dataset` after its plan is made."""
 
     source: Source
     listing: Listing
     plan: SplitPlan
     options: Options
-    place: Workspace
+    workspace: Workspace
     progress: Progress
 
-    def tasks(self, split: str) -> Iterator[ShardTask]:
-        """Yield the shards of a split."""
-        for name, first, numbers in self._shards(split):
-            items = [self.listing.items[number] for number in numbers]
-            items = [Item(split, item.label, item.name, item.at) for item in items]
-            part = self.place.part(name)
-            options = self.options
-            yield ShardTask(name, items, first, options.size, options.store, part, options.resize)
-
-    def _shards(self, split: str) -> Iterator[tuple[str, int, Sequence[int]]]:
-        """Yield the name of each shard of a split, its first image, and its items' numbers."""
-        numbers = self.plan.splits[split]
-        for first in range(0, len(numbers), IMAGES_PER_SHARD):
-            name = f"{split}-{first // IMAGES_PER_SHARD:05d}"
-            yield name, first, numbers[first : first + IMAGES_PER_SHARD]
-
     def write_shards(self, workers: int | None, max_rejects: int | None) -> int:
-        """Write the shards that are not there yet; return how many images they had."""
-        allowed = self.listing.max_rejects if max_rejects is None else max_rejects
-        tally = _Tally(allowed)
-        missing = self._missing(tally)
-        todo = sum(missing.values())
-        self._check_space(todo)
-        total = sum(map(len, self.plan.splits.values()))
+        """Write the shards that do not exist yet; return how many images they hold."""
+        counter = _RejectCounter(self.listing.max_rejects if max_rejects is None else max_rejects)
+        missing = self._missing(counter)
+        images = sum(missing.values())
+        self._check_space(images)
         workers = min(workers or available_cores(), max(1, len(missing)))
-        tasks = (task for task in self._all_tasks() if task.name in missing)
-        with self.progress.task("prepare", total, "images") as advance:
-            advance(total - todo)
+        tasks = (
+            task
+            for split in self.plan.splits
+            for task in self._tasks(split)
+            if task.name in missing
+        )
+        with self.progress.task("prepare", self._total, "images") as advance:
+            advance(self._total - images)
 
-            def report(images: int, rejects: Sequence[tuple[str, str]]) -> None:
-                advance(images)
-                tally.add(rejects)
+            def report(count: int, rejects: Sequence[tuple[str, str]]) -> None:
+                advance(count)
+                counter.add(rejects)
 
             for result in write_shards(self.source, tasks, workers, report):
-                self.place.keep(result)
-        return todo
-
-    def _missing(self, tally: "_Tally") -> dict[str, int]:
-        """Return the shards to write, with their images; an earlier prepare may have left some."""
-        if not self.place.has_results():
-            return {
-                name: len(numbers)
-                for split in self.plan.splits
-                for name, _, numbers in self._shards(split)
-            }
-        missing = {}
-        total = sum(map(len, self.plan.splits.values()))
-        with self.progress.task("check what is finished", total, "images") as advance:
-            for task in self._all_tasks():
-                result = self.place.finished(task.name)
-                if result is None:
-                    missing[task.name] = len(task.items)
-                else:
-                    tally.add([(task.items[i].name, reason) for i, reason in result.rejects])
-                advance(len(task.items))
-        return missing
+                self.workspace.add(result)
+        return images
 
     def write_manifest(self) -> dict[str, Any]:
-        """Write everything but the shards; return what is in dataset.json."""
-        sums = ColorSums.empty(self.options.size)
-        contents = Contents(self.place, self.plan.classes, self.options.store, sums)
+        """Write all files but the shards; return the content of dataset.json."""
+        builder = ManifestBuilder(
+            self.workspace, self.plan.classes, self.options.store, self.options.size
+        )
         for split in self.plan.splits:
             count_colors = split == "train" or "train" not in self.plan.splits
-            contents.add_split(split, self.tasks(split), count_colors=count_colors)
+            builder.add_split(split, self._tasks(split), count_colors=count_colors)
         titles = {**imagenet_classes(), **self.listing.titles}
         facts = {
             "size": self.options.size,
@@ -235,24 +208,56 @@ class _Job:
             "source_kind": self.source.kind,
             "options": asdict(self.options),
         }
-        return contents.write(facts, provenance)
+        return builder.write(facts, provenance)
 
-    def _all_tasks(self) -> Iterator[ShardTask]:
-        for split in self.plan.splits:
-            yield from self.tasks(split)
+    @property
+    def _total(self) -> int:
+        return sum(map(len, self.plan.splits.values()))
+
+    def _missing(self, counter: "_RejectCounter") -> dict[str, int]:
+        """Return the images in each shard that an earlier prepare has not finished."""
+        shards = [shard for split in self.plan.splits for shard in self._shards(split)]
+        missing = {name: len(numbers) for name, _, numbers in shards}
+        if not self.workspace.has_results():
+            return missing
+        items = self.listing.items
+        with self.progress.task("check finished shards", self._total, "images") as advance:
+            for name, _, numbers in shards:
+                result = self.workspace.checked_result(name)
+                if result is not None:
+                    del missing[name]
+                    counter.add([(items[numbers[i]].name, reason) for i, reason in result.rejects])
+                advance(len(numbers))
+        return missing
+
+    def _tasks(self, split: str) -> Iterator[ShardTask]:
+        """Yield a task for each shard of a split."""
+        for name, first, numbers in self._shards(split):
+            items = [self.listing.items[number] for number in numbers]
+            items = [Item(split, item.label, item.name, item.at) for item in items]
+            path = self.workspace.shard_path(name)
+            options = self.options
+            yield ShardTask(name, items, first, options.size, options.store, path, options.resize)
+
+    def _shards(self, split: str) -> Iterator[tuple[str, int, Sequence[int]]]:
+        """Yield the name, the first image and the item numbers of each shard of a split."""
+        numbers = self.plan.splits[split]
+        for first in range(0, len(numbers), IMAGES_PER_SHARD):
+            name = f"{split}-{first // IMAGES_PER_SHARD:05d}"
+            yield name, first, numbers[first : first + IMAGES_PER_SHARD]
 
     def _check_space(self, images: int) -> None:
         raw = images * self.options.size**2 * 3
         # Measured on photographs: quality 95 takes 0.14 of the pixels at 256, 0.23 at 64.
         jpeg = raw // 4 + images * 1024
         if self.options.store == "raw":
-            self.place.check_space(raw, f'; store="jpeg" needs about {jpeg / 1e9:,.1f} GB')
+            self.workspace.check_space(raw, f'; store="jpeg" needs about {jpeg / 1e9:,.1f} GB')
         else:
-            self.place.check_space(jpeg, "")
+            self.workspace.check_space(jpeg, "")
 
 
-class _Tally:
-    """Counts the rejected images, and stops when they are too many."""
+class _RejectCounter:
+    """Counts the rejected images and raises DataError when there are too many."""
 
     def __init__(self, allowed: int) -> None:
         self.allowed = allowed
@@ -261,10 +266,10 @@ class _Tally:
     def add(self, rejects: Sequence[tuple[str, str]]) -> None:
         self.rejects += rejects
         if len(self.rejects) > self.allowed:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in self.rejects[:3])
+            first = "; ".join(f"{name}: {reason}" for name, reason in self.rejects[:3])
             raise DataError(
-                f"more than {self.allowed} images cannot be used ({listed}); "
-                "mend or remove them, or allow more rejects"
+                f"more than {self.allowed} images cannot be used ({first}); "
+                "repair or remove them, or allow more rejects"
             )
 
 

@@ -1,4 +1,4 @@
-"""The last step of prepare: from the finished shards to labels, statistics and dataset.json."""
+"""Write labels, names, statistics and dataset.json from the finished shards."""
 
 import hashlib
 import json
@@ -12,57 +12,51 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from alexnet.dataset import FORMAT, MANIFEST, VERSION
 from alexnet.errors import DataError
 from alexnet.prepare.shards import ShardResult, ShardTask
 from alexnet.prepare.statistics import ColorSums
 from alexnet.prepare.workspace import Workspace
+from alexnet.storage.dataset_manifest import FORMAT, MANIFEST, VERSION
 
 
-@dataclass
-class Contents:
-    """What goes into dataset.json, gathered split by split."""
+class ManifestBuilder:
+    """Collects the content of dataset.json split by split, and writes the files that it lists."""
 
-    place: Workspace
-    classes: Sequence[str]
-    store: str
-    sums: ColorSums
-    splits: dict[str, Any] = field(default_factory=dict)
-    rejects: list[dict[str, str]] = field(default_factory=list)
+    def __init__(self, workspace: Workspace, classes: Sequence[str], store: str, size: int) -> None:
+        self.workspace, self.classes, self.store = workspace, classes, store
+        self.sums = ColorSums.empty(size)
+        self.splits: dict[str, Any] = {}
+        self.rejects: list[dict[str, str]] = []
 
     def add_split(self, split: str, tasks: Iterable[ShardTask], *, count_colors: bool) -> None:
-        """Add one split from its tasks, whose results lie in the workplace."""
-        gathered = _Gathered(dict(zip(self.classes, range(len(self.classes)), strict=True)))
+        """Add one split; the results of its `tasks` are in the workspace."""
+        content = _SplitContent({key: label for label, key in enumerate(self.classes)})
         for task in tasks:
-            result = self.place.result(task.name)
-            if not gathered.add(task, result):
-                self.place.drop(result)
+            result = self.workspace.result(task.name)
+            if not content.add(task, result):
+                self.workspace.remove_shard(result)
             if count_colors:
                 self.sums.add_sums(result.sums)
-        self.rejects += gathered.rejects
-        if not gathered.labels:
-            raise DataError(
-                f"not one image of {split} can be used: {gathered.rejects[0]['reason']}"
-            )
-        per_class = np.bincount(gathered.labels, minlength=len(self.classes)).tolist()
-        names = "".join(json.dumps(name) + "\n" for name in gathered.names)
+        self.rejects += content.rejects
+        if not content.labels:
+            raise DataError(f"not one image of {split} can be used: {content.rejects[0]['reason']}")
+        labels = np.array(content.labels, "<i8")
+        names = "".join(json.dumps(name) + "\n" for name in content.names)
         self.splits[split] = {
-            "images": len(gathered.labels),
-            "per_class": per_class,
-            "labels": self.place.write_array(
-                f"{split}-labels.npy", np.array(gathered.labels, "<i8")
-            ),
-            "names": self.place.write(f"{split}-names.txt", names.encode()),
-            "shards": gathered.shards,
+            "images": len(labels),
+            "per_class": np.bincount(labels, minlength=len(self.classes)).tolist(),
+            "labels": self.workspace.write_array(f"{split}-labels.npy", labels),
+            "names": self.workspace.write(f"{split}-names.txt", names.encode()),
+            "shards": content.shards,
         }
         if self.store == "jpeg":
-            index = np.concatenate(gathered.index).astype("<i8")
-            self.splits[split]["index"] = self.place.write_array(f"{split}-index.npy", index)
+            index = np.concatenate(content.index).astype("<i8")
+            self.splits[split]["index"] = self.workspace.write_array(f"{split}-index.npy", index)
 
     def write(self, facts: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
-        """Write the remaining files and dataset.json, and return what it holds.
+        """Write the remaining files and dataset.json; return the content of dataset.json.
 
-        `facts` has size, resize, titles and the number of ignored files.
+        `facts` holds size, resize, titles and the number of ignored files.
         """
         self._check_classes()
         deviations, vectors = self.sums.principal_colors()
@@ -76,12 +70,12 @@ class Contents:
             "classes": list(self.classes),
             "titles": facts["titles"],
             "splits": self.splits,
-            "mean_image": self.place.write_array("mean_image.npy", self.sums.mean_image()),
+            "mean_image": self.workspace.write_array("mean_image.npy", self.sums.mean_image()),
             "color_std": deviations.round(8).tolist(),
             "color_vectors": vectors.round(8).tolist(),
             "rejects": {
                 "count": len(self.rejects),
-                **self.place.write("rejects.jsonl", lines.encode()),
+                **self.workspace.write("rejects.jsonl", lines.encode()),
             },
             "ignored": facts["ignored"],
             "provenance": {
@@ -93,7 +87,7 @@ class Contents:
             },
         }
         info["fingerprint"] = fingerprint(info)
-        self.place.write(MANIFEST, (json.dumps(info, indent=1) + "\n").encode())
+        self.workspace.write(MANIFEST, (json.dumps(info, indent=1) + "\n").encode())
         return info
 
     def _check_classes(self) -> None:
@@ -108,7 +102,7 @@ class Contents:
 
 
 def fingerprint(info: dict[str, Any]) -> str:
-    """Return a digest of pixels, classes and labels, whatever the source called the images."""
+    """Return a digest of pixels, classes and labels, independent of the images' names."""
     content = [info["version"], info["size"], info["store"], info["classes"]]
     for split, facts in info["splits"].items():
         shards = [shard["sha256"] for shard in facts["shards"]]
@@ -117,8 +111,8 @@ def fingerprint(info: dict[str, Any]) -> str:
 
 
 @dataclass
-class _Gathered:
-    """The shards of one split, put together."""
+class _SplitContent:
+    """Labels, names, index and rejects of one split, collected shard by shard."""
 
     label_of: dict[str, int]
     labels: list[int] = field(default_factory=list)
@@ -128,19 +122,19 @@ class _Gathered:
     rejects: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, task: ShardTask, result: ShardResult) -> bool:
-        """Add a shard; False if all its images were rejected."""
+        """Add a shard; return False if all its images were rejected."""
         for position, reason in result.rejects:
             item = task.items[position]
             self.rejects.append(
                 {"name": item.name, "split": item.split, "class": item.label, "reason": reason}
             )
-        if not len(result.kept):
+        if not len(result.accepted):
             return False
-        kept = [task.items[position] for position in result.kept.tolist()]
-        self.labels += [self.label_of[item.label] for item in kept]
-        self.names += [item.name for item in kept]
-        number = np.full(len(result.places), len(self.shards))
-        self.index.append(np.column_stack([number, result.places]))
-        facts = {"file": result.file, "images": len(kept)}
+        accepted = [task.items[position] for position in result.accepted.tolist()]
+        self.labels += [self.label_of[item.label] for item in accepted]
+        self.names += [item.name for item in accepted]
+        number = np.full(len(result.extents), len(self.shards))
+        self.index.append(np.column_stack([number, result.extents]))
+        facts = {"file": result.file, "images": len(accepted)}
         self.shards.append(facts | {"bytes": result.bytes, "sha256": result.sha256})
         return True

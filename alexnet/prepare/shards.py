@@ -1,4 +1,4 @@
-"""Write one shard of a packed data set: read, decode, scale and store up to 1,024 images."""
+"""Write one shard of a packed data set: read, decode, resize and store up to 1,024 images."""
 
 import io
 import json
@@ -11,9 +11,9 @@ from typing import IO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.images import Pixels
 from alexnet.images.decode import (
     ImageError,
-    Pixels,
     Resize,
     decode_jpeg,
     encode_jpeg,
@@ -27,24 +27,23 @@ from alexnet.storage.atomic import sha256_of, sync
 IMAGES_PER_SHARD = 1024
 _NPY_HEADER_BYTES = 128
 _REPORT_EVERY = 16  # images
-_BUFFER_BYTES = 4 * 2**20  # at most; a file of large pieces is written and read with less work
-_MANY = 64  # images, for which it pays to get ready: see `load_square`
+_MAX_BUFFER_BYTES = 4 * 2**20
+_MANY = 64  # images for which loading the compiled code pays off: see `load_square`
 
-# Called with the number of images gone through since the last call, and the names and reasons of
-# those that were rejected.
-Report = Callable[[int, Sequence[tuple[str, str]]], None]
+OnProgress = Callable[[int, Sequence[tuple[str, str]]], None]
+"""Gets the images processed since the last call, and names and reasons of the rejected ones."""
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a worker is told: images `items`, numbered from `first` in their split."""
+    """The work for one shard: images `items`, numbered from `first` in their split."""
 
     name: str  # "train-00003"
     items: Sequence[Item]
     first: int
     size: int
     store: str  # "raw" or "jpeg"
-    part: Path  # where to write the shard; it is moved to its place when it is whole
+    path: Path  # the temporary file to write
     resize: Resize = "short"
 
     @property
@@ -55,57 +54,57 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a worker reports: the finished file, and which of the task's items are in it."""
+    """The finished file of a shard, and which items of its task are in it."""
 
     name: str
     file: str
     bytes: int
     sha256: str
-    kept: NDArray[np.int64]  # positions in the task's items
-    places: NDArray[np.int64]  # (n, 2): offset and length of each JPEG; (0, 2) for raw
+    accepted: NDArray[np.int64]  # positions in the task's items
+    extents: NDArray[np.int64]  # (n, 2): offset and length of each JPEG; (0, 2) for raw
     rejects: Sequence[tuple[int, str]]  # position, reason
     sums: ColorSums
 
     def save(self, path: Path) -> None:
-        """Write it beside the shard, whole or not at all."""
+        """Write the result to a file, completely or not at all."""
         facts = {
             name: getattr(self, name) for name in ("name", "file", "bytes", "sha256", "rejects")
         }
         sums = self.sums
-        part = path.with_suffix(".part")
-        with part.open("wb") as out:
+        temporary = path.with_suffix(".part")
+        with temporary.open("wb") as out:
             np.savez(
                 out,
                 facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-                kept=self.kept,
-                places=self.places,
+                accepted=self.accepted,
+                extents=self.extents,
                 values=sums.values,
                 products=sums.products,
                 images=np.int64(sums.images),
             )
             sync(out)
-        part.replace(path)
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "ShardResult":
-        """Read what `save` wrote; any exception means that it is of no use."""
+        """Read a file written by `save`; any exception means that it is unusable."""
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             facts = json.loads(saved["facts"].tobytes())
             facts["rejects"] = [(position, reason) for position, reason in facts["rejects"]]
             sums = ColorSums(int(saved["images"]), saved["values"], saved["products"])
-            return cls(**facts, kept=saved["kept"], places=saved["places"], sums=sums)
+            return cls(**facts, accepted=saved["accepted"], extents=saved["extents"], sums=sums)
 
 
-def write_shard(source: Source, task: ShardTask, report: Report) -> ShardResult:
-    """Write `task.part`, reporting all the way.
+def write_shard(source: Source, task: ShardTask, report: OnProgress) -> ShardResult:
+    """Write `task.path` and call `report` after every few images.
 
-    Images that cannot be used are left out and listed. Other errors are raised.
+    Unusable images are left out and listed in the result. Other errors are raised.
     """
-    kept, rejects = list[int](), list[tuple[int, str]]()
+    accepted, rejects = list[int](), list[tuple[int, str]]()
     sums = ColorSums.empty(task.size, few=True)
     many = len(task.items) >= _MANY
-    buffer = min(_BUFFER_BYTES, _REPORT_EVERY * task.size**2 * 3)
-    with task.part.open("wb", buffering=buffer) as out:
+    buffer = min(_MAX_BUFFER_BYTES, _REPORT_EVERY * task.size**2 * 3)
+    with task.path.open("wb", buffering=buffer) as out:
         writer: _Writer = _RawWriter(out, task.size) if task.store == "raw" else _JpegWriter(out)
         for start in range(0, len(task.items), _REPORT_EVERY):
             known = len(rejects)
@@ -116,15 +115,15 @@ def write_shard(source: Source, task: ShardTask, report: Report) -> ShardResult:
                 except ImageError as error:
                     rejects.append((position, str(error)))
                 else:
-                    kept.append(position)
+                    accepted.append(position)
                     sums.add(writer.add(pixels, f"{item.label}/{task.first + position:08d}.jpg"))
             news = [(task.items[position].name, reason) for position, reason in rejects[known:]]
             report(position + 1 - start, news)
-        places = writer.finish()
+        extents = writer.finish()
         sync(out)
-    size, digest = task.part.stat().st_size, sha256_of(task.part)
-    kept_array = np.array(kept, np.int64)
-    return ShardResult(task.name, task.file, size, digest, kept_array, places, rejects, sums)
+    size, digest = task.path.stat().st_size, sha256_of(task.path)
+    positions = np.array(accepted, np.int64)
+    return ShardResult(task.name, task.file, size, digest, positions, extents, rejects, sums)
 
 
 def read_square(
@@ -142,14 +141,14 @@ def read_square(
 
 class _Writer(Protocol):
     def add(self, pixels: Pixels, name: str, /) -> Pixels:
-        """Store an image and return the pixels that a reader will get."""
+        """Store an image and return the pixels that a reader will read."""
 
     def finish(self) -> NDArray[np.int64]:
         """Complete the file and return offset and length of each image."""
 
 
 class _RawWriter:
-    """A .npy file (n, S, S, 3); its header is written last, when n is known."""
+    """Writes a .npy file (n, S, S, 3); the header comes last, when n is known."""
 
     def __init__(self, out: IO[bytes], size: int) -> None:
         self.out, self.size, self.count = out, size, 0
@@ -173,20 +172,20 @@ class _RawWriter:
 
 
 class _JpegWriter:
-    """A plain tar of JPEG files, without dates and owners, so that equal images are equal bytes."""
+    """Writes a tar of JPEG files, without dates and owners: equal images give equal bytes."""
 
     def __init__(self, out: IO[bytes]) -> None:
-        self.out, self.places = out, list[tuple[int, int]]()
+        self.out, self.extents = out, list[tuple[int, int]]()
 
     def add(self, pixels: Pixels, name: str, /) -> Pixels:
         data = encode_jpeg(pixels)
         info = tarfile.TarInfo(name)
         info.size = len(data)
         self.out.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-        self.places.append((self.out.tell(), len(data)))
+        self.extents.append((self.out.tell(), len(data)))
         self.out.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
         return decode_jpeg(data)
 
     def finish(self) -> NDArray[np.int64]:
-        self.out.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar
-        return np.array(self.places, np.int64).reshape(-1, 2)
+        self.out.write(bytes(2 * tarfile.BLOCKSIZE))  # the end marker of a tar
+        return np.array(self.extents, np.int64).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Which images train, validate and test: the source's own splits, or a seeded draw by class."""
+"""Assign images to train, val and test: the source's splits, or a seeded draw by class."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _Key = tuple[str, str]  # label and name of an item
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """The classes in the order of their labels, and the items of each split by their numbers."""
+    """The classes in the order of their labels, and the item numbers of each split."""
 
     classes: list[str]
     splits: dict[str, list[int]]
@@ -24,7 +24,7 @@ class SplitPlan:
 def plan_splits(items: Sequence[Item], val_fraction: float, seed: int) -> SplitPlan:
     """Order the items by split, class and name; draw a validation split if there is none.
 
-    Raises DataError if there is nothing, a name twice, or a class that training lacks.
+    Raises DataError for an empty source, a name that occurs twice, or a class that train lacks.
     """
     if not items:
         raise DataError("the source holds no images")
@@ -35,7 +35,7 @@ def plan_splits(items: Sequence[Item], val_fraction: float, seed: int) -> SplitP
         keys.append((item.label, item.name))
     for split, numbers in found.items():
         numbers.sort(key=keys.__getitem__)
-        _refuse_twins(keys, numbers, split)
+        _refuse_duplicates(keys, numbers, split)
     classes = {split: {keys[number][0] for number in found[split]} for split in SPLITS}
     notes = _check_classes(classes)
     drawn = bool(found["train"]) and not found["val"] and val_fraction > 0
@@ -47,19 +47,19 @@ def plan_splits(items: Sequence[Item], val_fraction: float, seed: int) -> SplitP
     return SplitPlan(labels, splits, notes)
 
 
-def _refuse_twins(keys: Sequence[_Key], numbers: Sequence[int], split: str) -> None:
+def _refuse_duplicates(keys: Sequence[_Key], numbers: Sequence[int], split: str) -> None:
     for one, other in pairwise(keys[number] for number in numbers):
         if one == other:
             raise DataError(f"{split} has {one[1]!r} twice")
 
 
 def _check_classes(classes: dict[str, set[str]]) -> list[str]:
-    """Refuse classes that cannot be learnt; return notes on those that cannot be measured."""
+    """Refuse classes that cannot be learned; return notes on classes that cannot be measured."""
     train = classes["train"]
     if not train:
-        return ["no training images: the mean image and colours are those of the others"]
+        return ["no training images: mean image and colours come from the other splits"]
     if len(train) == 1:
-        raise DataError(f"one class only ({train.pop()}): there is nothing to tell apart")
+        raise DataError(f"one class only ({train.pop()}): there is nothing to distinguish")
     notes = []
     for split in ("val", "test"):
         unknown = sorted(classes[split] - train)
@@ -76,16 +76,16 @@ def _check_classes(classes: dict[str, set[str]]) -> list[str]:
 def _draw(
     keys: Sequence[_Key], numbers: list[int], fraction: float, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Part `numbers` in two; the second has `fraction` of every class, at least 1 of 2 or more."""
+    """Divide `numbers`; the second part has `fraction` of every class, at least 1 if it has 2."""
     by_class: dict[str, list[int]] = {}
     for number in numbers:
         by_class.setdefault(keys[number][0], []).append(number)
     drawn: set[int] = set()
     for members in by_class.values():
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        # By a digest of the name: the lot of an image does not depend on the others.
-        lots = {n: hashlib.sha256(f"{seed}/{keys[n][1]!r}".encode()).digest() for n in members}
-        drawn.update(sorted(members, key=lots.__getitem__)[:count])
+        # Sorting by a digest of the name makes the draw of an image independent of the others.
+        digests = {n: hashlib.sha256(f"{seed}/{keys[n][1]!r}".encode()).digest() for n in members}
+        drawn.update(sorted(members, key=digests.__getitem__)[:count])
     return [n for n in numbers if n not in drawn], [n for n in numbers if n in drawn]
 
 

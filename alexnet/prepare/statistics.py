@@ -1,7 +1,6 @@
-"""The mean image and the principal colours of many images, from exact sums.
+"""Compute the mean image and the principal colours of many images from exact sums.
 
-Integers add up to the same total in any order, so the result does not depend on how many
-processes shared the work.
+Sums of integers do not depend on the order, so the number of processes does not change the result.
 """
 
 from dataclasses import dataclass
@@ -9,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.images.decode import Pixels
+from alexnet.images import Pixels
 from alexnet.images.resize import add_colors
 
 
 @dataclass
 class ColorSums:
-    """Sums over images: their count, each pixel's values, the products of the channels."""
+    """Sums over images: their number, the values of each pixel, the products of the channels."""
 
     images: int
     values: NDArray[np.int64] | NDArray[np.uint32]  # (S, S, 3)
@@ -23,7 +22,7 @@ class ColorSums:
 
     @classmethod
     def empty(cls, size: int, *, few: bool = False) -> "ColorSums":
-        """Return the sums over no image; over a `few` only, up to 16 million, they take less."""
+        """Return sums of no images; `few` takes less memory and allows up to 16 million images."""
         values = np.zeros((size, size, 3), np.uint32 if few else np.int64)
         return cls(0, values, np.zeros((3, 3), np.int64))
 
@@ -43,15 +42,15 @@ class ColorSums:
         return (self.values / self.images).astype(np.float32)
 
     def principal_colors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return standard deviations (3,), rising, and unit vectors (3, 3), one per column.
+        """Return standard deviations (3,), ascending, and unit vectors (3, 3), one per column.
 
-        They are those of the RGB covariance over all pixels, in units of 0-255: what section 4.1
-        of the paper calls eigenvalues are, by its code, these standard deviations.
+        They belong to the RGB covariance over all pixels, in units of 0-255. What P 4.1 calls
+        eigenvalues are these standard deviations in the code of 2012.
         """
         size = self.values.shape[0]
         pixels = self.images * size * size
         totals = [int(total) for total in self.values.sum(axis=(0, 1))]
-        # In Python's integers: the difference of two large sums would lose digits in floats.
+        # Python integers: the difference of two large sums would lose digits in floats.
         covariance = [
             [
                 (pixels * int(self.products[i, j]) - totals[i] * totals[j]) / pixels**2
@@ -60,7 +59,7 @@ class ColorSums:
             for i in range(3)
         ]
         variances, vectors = np.linalg.eigh(np.array(covariance))
-        # A vector's sign is arbitrary; let its largest part be positive.
+        # The sign of a vector is arbitrary; make its largest component positive.
         largest = np.abs(vectors).argmax(axis=0)
         vectors = vectors * np.where(vectors[largest, range(3)] < 0, -1.0, 1.0)
         return np.sqrt(variances.clip(0)), vectors

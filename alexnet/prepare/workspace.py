@@ -1,14 +1,15 @@
-"""The folder OUT.partial: where a data set grows, survives a kill, and is published from.
+"""The folder OUT.partial, in which a data set is written; it survives a kill.
 
 lock             held by the one process that works here
-plan.json        digest of source and options: a different plan starts afresh
-data/            becomes OUT by one rename, when everything is on the disk
-NAME.npz         what is known of a finished shard, written after the shard itself
+plan.json        digest of source and options; another plan starts from the beginning
+data/            becomes OUT by one rename, when all files are on the disk
+NAME.npz         the result of a finished shard, written after the shard itself
 *.part           unfinished files
 unpacked/        decompressed archives
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -20,14 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.dataset import MANIFEST
 from alexnet.errors import StorageError, UsageError
 from alexnet.prepare.shards import ShardResult
-from alexnet.storage.atomic import flush, locked, sha256_of, sync
+from alexnet.storage.atomic import flush, sha256_of, sync
+from alexnet.storage.dataset_manifest import MANIFEST
+from alexnet.storage.locks import locked
 
 
 class Workspace:
-    """The folder in which one data set is made; get it from `hold`."""
+    """The folder in which one data set is made; `open_workspace` opens it."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -37,59 +39,59 @@ class Workspace:
         self._plan = self.folder / "plan.json"
 
     def begin(self, fingerprint: str) -> bool:
-        """Keep what an earlier prepare of the same plan left, remove all else.
+        """Reuse the work of an earlier prepare with the same plan; remove everything else.
 
-        Returns False if there was another plan's work.
+        Returns False if the folder held the work of another plan.
         """
         before = None
         with suppress(OSError, ValueError, KeyError, TypeError):
             before = json.loads(self._plan.read_bytes())["fingerprint"]
-        stale = self._plan.exists() and before != fingerprint
+        is_other_plan = self._plan.exists() and before != fingerprint
         if before != fingerprint:
             self._clear()
             _write(self._plan, json.dumps({"fingerprint": fingerprint}).encode())
-        for part in self.folder.glob("*.part"):
-            part.unlink()
+        for unfinished in self.folder.glob("*.part"):
+            unfinished.unlink()
         self.data.mkdir(exist_ok=True)
-        return not stale
+        return not is_other_plan
 
     def has_begun(self) -> bool:
-        """Tell whether there is work that the same command can continue."""
+        """Return whether there is work that the same command can continue."""
         return self._plan.exists()
 
-    def part(self, name: str) -> Path:
-        """Return where to write shard `name`: a file of this process's own."""
+    def shard_path(self, name: str) -> Path:
+        """Return the temporary file of shard `name`, which only this process writes."""
         return self.folder / f"{name}.{os.getpid()}.part"
 
-    def keep(self, result: ShardResult) -> None:
-        """Take in a shard that was written to `part`: from now on it is finished."""
-        self.part(result.name).replace(self.data / result.file)
-        result.save(self._saved(result.name))
+    def add(self, result: ShardResult) -> None:
+        """Add a shard that was written to `shard_path`: from now on it is finished."""
+        self.shard_path(result.name).replace(self.data / result.file)
+        result.save(self._result_path(result.name))
 
     def result(self, name: str) -> ShardResult:
-        """Return what `keep` was given."""
-        return ShardResult.load(self._saved(name))
+        """Return the result of a shard that was added."""
+        return ShardResult.load(self._result_path(name))
 
     def has_results(self) -> bool:
-        """Tell whether there are shards that an earlier prepare finished."""
+        """Return whether an earlier prepare has finished shards."""
         return any(self.folder.glob("*.npz"))
 
-    def finished(self, name: str) -> ShardResult | None:
-        """Return the result of a shard that was finished earlier, if its file is as it was."""
+    def checked_result(self, name: str) -> ShardResult | None:
+        """Return the result of a shard finished earlier; None if its file is missing or changed."""
         try:
             result = self.result(name)
             path = self.data / result.file
-            whole = path.stat().st_size == result.bytes and sha256_of(path) == result.sha256
-        except Exception:  # noqa: BLE001 - whatever is wrong with it, it is made again
+            intact = path.stat().st_size == result.bytes and sha256_of(path) == result.sha256
+        except Exception:  # noqa: BLE001 - the shard is written again, whatever is wrong
             return None
-        return result if whole else None
+        return result if intact else None
 
-    def drop(self, result: ShardResult) -> None:
-        """Leave a shard without images out of the data set."""
+    def remove_shard(self, result: ShardResult) -> None:
+        """Remove a shard without images from the data set."""
         (self.data / result.file).unlink(missing_ok=True)
 
     def check_space(self, needed: int, hint: str) -> None:
-        """Raise StorageError, ending in `hint`, if `needed` bytes are not free."""
+        """Raise StorageError, ending in `hint`, if fewer than `needed` bytes are free."""
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise StorageError(
@@ -104,21 +106,19 @@ class Workspace:
         return {"file": name, "bytes": len(content), "sha256": digest}
 
     def write_array(self, name: str, array: NDArray[Any]) -> dict[str, Any]:
-        """Write a .npy file of the data set; return as `write` does."""
-        path = self.data / name
-        with path.open("wb") as file:
-            np.save(file, array)
-            sync(file)
-        return {"file": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        """Write a .npy file of the data set; return the same as `write`."""
+        content = io.BytesIO()
+        np.save(content, array)
+        return self.write(name, content.getvalue())
 
     def publish(self) -> None:
-        """Make the data set appear as OUT, whole, and remove the rest."""
+        """Rename the finished data set to OUT and remove the workspace."""
         flush(self.data)
         self.data.rename(self.out)
         flush(self.out.parent)
         shutil.rmtree(self.folder)
 
-    def _saved(self, name: str) -> Path:
+    def _result_path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
 
     def _clear(self) -> None:
@@ -130,33 +130,33 @@ class Workspace:
 
 
 @contextmanager
-def hold(out: Path) -> Iterator[Workspace]:
-    """Hold the workplace of `out` for this process alone.
+def open_workspace(out: Path) -> Iterator[Workspace]:
+    """Open the workspace of `out` for this process alone.
 
-    Raises UsageError if OUT exists or another process is at work on it, and turns failures of the
-    disk into StorageError. Work that has begun stays when an error leaves the context.
+    Raises UsageError if OUT exists or another process is preparing it. Turns failures of the disk
+    into StorageError. Work that has begun is kept when an error leaves the context.
     """
     _refuse_existing(out)
-    place = Workspace(out)
+    workspace = Workspace(out)
     try:
-        with locked(place.folder, f"another prepare is at work on {out}"):
-            _refuse_existing(out)  # the other may have ended in between
+        with locked(workspace.folder, f"another prepare is working on {out}"):
+            _refuse_existing(out)  # the other process may have finished meanwhile
             try:
-                yield place
+                yield workspace
             finally:
-                shutil.rmtree(place.unpacked, ignore_errors=True)
-                if not place.has_begun():
-                    shutil.rmtree(place.folder, ignore_errors=True)
+                shutil.rmtree(workspace.unpacked, ignore_errors=True)
+                if not workspace.has_begun():
+                    shutil.rmtree(workspace.folder, ignore_errors=True)
     except OSError as error:
-        where = error.filename or place.folder
-        raise StorageError(f"{where}: {error.strerror or error}") from error
+        path = error.filename or workspace.folder
+        raise StorageError(f"{path}: {error.strerror or error}") from error
 
 
 def _refuse_existing(out: Path) -> None:
     if (out / MANIFEST).exists():
-        raise UsageError(f"{out} is a finished data set; remove it or choose another place")
+        raise UsageError(f"{out} is a finished data set; remove it or choose another folder")
     if out.exists():
-        raise UsageError(f"{out} exists and is no data set; choose another place")
+        raise UsageError(f"{out} exists and is not a data set; choose another folder")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,17 +1,15 @@
-"""The run directory: everything that a training leaves, and all that is needed to use its network.
+"""The run directory: everything that a training writes and that using its network needs.
 
     run.json             what it is: model, classes, settings, preprocessing, data, versions
     mean_image.npy       (size, size, 3) float32, 0-255
     metrics.jsonl        one JSON object per logged step and per epoch
-    checkpoints.json     which checkpoints there are, with SHA-256, and which is last and best
+    checkpoints.json     the checkpoints with their SHA-256, and which is last and best
     checkpoints/         step-00000480.safetensors: weights, optimiser, position
 
-Nothing here can execute code when it is read: JSON, plain arrays and safetensors only.
+Reading it never executes code: it holds only JSON, plain arrays and safetensors.
 """
 
 import json
-import platform
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,14 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet.config import Settings
 from alexnet.dataset import Dataset
 from alexnet.errors import AlexnetError, CheckpointError, StorageError, UsageError
 from alexnet.networks.registry import create_model
-from alexnet.storage import checkpoint
+from alexnet.settings_text import settings_from_json
+from alexnet.storage import checkpoint_store
 from alexnet.storage.atomic import flush, write_text
+from alexnet.storage.checkpoint_format import MODEL, Saved, load_weights
+from alexnet.storage.checkpoint_store import CheckpointName
+from alexnet.storage.environment import versions
 from alexnet.storage.metrics_log import read_metrics
 from alexnet.storage.untrusted import map_array, parse_json
 from alexnet.transforms import Preprocessing
@@ -43,7 +45,7 @@ class Run:
         self.path = path
         self.info = info
         self.preprocessing = preprocessing
-        self.settings = Settings.from_json(info["settings"])
+        self.settings = settings_from_json(info["settings"])
         self.model_name: str = info["model"]
         self.classes: list[str] = info["classes"]
         self.titles: list[str] = info["titles"]
@@ -57,14 +59,13 @@ class Run:
     def create(
         cls, path: str | Path, data: Dataset, settings: Settings, crop: int, note: dict[str, Any]
     ) -> "Run":
-        """Make a new run directory for training on `data`; `note` is kept in run.json.
+        """Make a new run directory for training on `data`; `note` is added to run.json.
 
-        Raises `UsageError` where there is a run with a checkpoint, `StorageError` where none can be
-        written.
+        Raises `UsageError` for a run that has a checkpoint, `StorageError` for a failed write.
         """
-        if cls.exists(path) and checkpoint.read_manifest(Path(path))["checkpoints"]:
+        if cls.exists(path) and checkpoint_store.read_manifest(Path(path))["checkpoints"]:
             raise UsageError(
-                f"{path} already holds a training: add --resume to go on with it, "
+                f"{path} already holds a training: add --resume to continue it, "
                 f"or name another directory"
             )
         preprocessing = Preprocessing(
@@ -91,7 +92,7 @@ class Run:
         """Write run.json, with `note` in it, and the mean image of a run without checkpoints.
 
         `note` has at least "data": path and fingerprint of what the network was trained on.
-        Raises `StorageError` where that cannot be written.
+        Raises `StorageError` for a failed write.
         """
         path = Path(path)
         info = {
@@ -100,7 +101,7 @@ class Run:
             "model": settings.model,
             "classes": list(classes),
             "titles": list(titles),
-            "preprocessing": preprocessing.as_json(),
+            "preprocessing": preprocessing_as_json(preprocessing),
             "settings": settings.as_json(),
             "versions": versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -118,7 +119,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
-        """Open a run directory. Raises `CheckpointError` where there is none that can be read."""
+        """Open a run directory. Raises `CheckpointError` if none can be read."""
         path = Path(path)
         if not cls.exists(path):
             raise CheckpointError(f"{path} is not a run directory: it has no run.json")
@@ -132,7 +133,7 @@ class Run:
             mean_image = np.array(map_array(path / "mean_image.npy"), np.float32)
             _check(info, mean_image)
             mean = torch.from_numpy(mean_image).permute(2, 0, 1).contiguous()
-            return cls(path, info, Preprocessing.from_json(info["preprocessing"], mean))
+            return cls(path, info, preprocessing_from_json(info["preprocessing"], mean))
         except CheckpointError:
             raise
         except (ValueError, KeyError, TypeError, OSError, AlexnetError) as error:
@@ -147,28 +148,26 @@ class Run:
         return create_model(self.model_name, len(self.classes), ablate=self.settings.ablate)
 
     def load_model(
-        self, device: torch.device | str = "cpu", which: checkpoint.CheckpointName = "best"
+        self, device: torch.device | str = "cpu", checkpoint: CheckpointName = "best"
     ) -> nn.Sequential:
         """Return the trained network in evaluation mode, its weights checked and on `device`.
 
-        `which` is the checkpoint with the lowest validation error ("best") or the newest ("last").
+        `checkpoint` names the one with the lowest validation error ("best") or the newest ("last").
         """
-        model, _ = self.load(which)
+        model, _ = self.load(checkpoint)
         return model.to(device)
 
-    def load(
-        self, which: checkpoint.CheckpointName = "best"
-    ) -> tuple[nn.Sequential, checkpoint.Saved]:
-        """Return the trained network on the CPU, as `load_model` does, and where it comes from."""
+    def load(self, checkpoint: CheckpointName = "best") -> tuple[nn.Sequential, Saved]:
+        """Return the trained network on the CPU, as `load_model` does, and the checkpoint read."""
         with torch.device("meta"):  # no weights are drawn, only to be replaced
             model = self.new_model()
-        saved = checkpoint.load(self.path, which, prefix=checkpoint.MODEL)
-        checkpoint.load_weights(model, saved)
+        saved = checkpoint_store.load(self.path, checkpoint, prefix=MODEL)
+        load_weights(model, saved)
         return model.eval(), saved
 
 
 def _check(info: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
-    """Refuse a description that contradicts itself; raises `ValueError` or `TypeError`."""
+    """Raise `ValueError` or `TypeError` for a description that contradicts itself."""
     size, crop = info["preprocessing"]["size"], info["preprocessing"]["crop"]
     if not isinstance(size, int) or not isinstance(crop, int) or not 0 < crop <= size:
         raise ValueError(f"a crop of {crop} from images of side {size}")
@@ -181,12 +180,24 @@ def _check(info: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
         raise ValueError(f"{len(info['titles'])} titles for {len(info['classes'])} classes")
 
 
-def versions() -> dict[str, str]:
-    """Name the software that a result came from."""
+def preprocessing_as_json(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the preprocessing as plain JSON values, without the mean image."""
     return {
-        "alexnet": version("alexnet"),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "platform": sys.platform,
+        "size": preprocessing.size,
+        "crop": preprocessing.crop,
+        "resize": preprocessing.resize,
+        "color_std": [float(x) for x in preprocessing.color_std],
+        "color_vectors": [[float(x) for x in row] for row in preprocessing.color_vectors],
     }
+
+
+def preprocessing_from_json(values: dict[str, Any], mean_image: Tensor) -> Preprocessing:
+    """Read what `preprocessing_as_json` returned."""
+    return Preprocessing(
+        size=values["size"],
+        crop=values["crop"],
+        mean_image=mean_image,
+        color_std=tuple(map(float, values["color_std"])),
+        color_vectors=tuple(tuple(map(float, row)) for row in values["color_vectors"]),
+        resize=values["resize"],
+    )

@@ -1,126 +1,85 @@
-"""Who trains: one process alone, or a team of them, each a rank with its own device.
-
-The loop asks its team what is this rank's: which images, which part of the network, which answers.
-`ALONE` has all of everything, and costs nothing. `alexnet.parallel` is the other implementation.
-"""
+"""The processes that train one network together: here, a single one."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from alexnet.config import Settings
-from alexnet.storage.checkpoint import Saved
-
-Accelerate = Callable[[nn.Sequential], nn.Module]
-"""Makes a faster module that computes what a network does, with the same parameters."""
+from alexnet.dataset import Split
+from alexnet.evaluate import Accelerate, Evaluation, evaluate_split
+from alexnet.progress import Progress
+from alexnet.storage.checkpoint_format import Saved
+from alexnet.transforms import Preprocessing
 
 Result = TypeVar("Result")
 
 
-class Team(Protocol):
-    """What the loop needs of the processes that train together. All ranks call all of it alike."""
+class Processes:
+    """One process that trains alone.
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this is rank 0, which alone writes the run directory and reports."""
-
-    def from_main(self, work: Callable[[], Result]) -> Result:
-        """Do `work` on rank 0 and return its result, or raise its error, on every rank."""
-
-    def agree(self, number: int) -> int:
-        """Return the largest `number` of any rank: a signal is one for all."""
-
-    def localize(self, model: nn.Sequential, settings: Settings) -> nn.Sequential:
-        """Cut this rank's part out of a network; its parameters keep their names."""
-
-    def network(self, model: nn.Sequential, accelerate: Accelerate | None) -> nn.Module:
-        """Return what computes: the part `model`, its gradients summed over the ranks."""
-
-    def share(self, images: int) -> slice:
-        """Return which rows of a batch of so many `images` this rank reads."""
-
-    def begin(self, images: int) -> None:
-        """Say how many images the batch has, over all ranks, that the network now gets."""
-
-    def answered(self, images: int) -> slice:
-        """Return the rows of a batch for which the network gives this rank the logits."""
-
-    def total(self, loss: Tensor) -> Tensor:
-        """Add up the parts of a batch's loss that the answers of the ranks have in it."""
-
-    def collect(self, rows: Tensor, images: int) -> Tensor:
-        """Put together what each rank has for its answers: (images, ...)."""
-
-    def gradient_norm(self, model: nn.Sequential) -> Tensor:
-        """Return the length of the whole network's gradient."""
-
-    def whole_squares(self, squares: Tensor, names: list[str]) -> Tensor:
-        """Turn squared lengths of this rank's tensors `names`, in rows, into those of all of it."""
-
-    def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Put the ranks' parts of a checkpoint's tensors together, on rank 0."""
-
-    def restored(self, load: Callable[[], Saved]) -> Saved:
-        """Load a checkpoint on rank 0 and return this rank's part of it."""
-
-
-class Alone:
-    """A team of one."""
+    `alexnet.parallel.DistributedProcesses` overrides what several processes do together. All of
+    them call every method in the same order.
+    """
 
     is_main = True
+    """Whether this process writes the run directory and reports: the first of all."""
 
-    def from_main(self, work: Callable[[], Result]) -> Result:
-        """Do `work`."""
+    step: Callable[..., tuple[Tensor, Tensor]] | None = None
+    """What several processes do in place of `alexnet.train.loop.train_step`."""
+
+    def broadcast(self, work: Callable[[], Result]) -> Result:
+        """Do `work` on the main process; return its result, or raise its error, on all."""
         return work()
 
-    def agree(self, number: int) -> int:
-        """Return `number`."""
+    def all_reduce_max(self, number: int) -> int:
+        """Return the largest `number` of any process."""
         return number
 
-    def localize(self, model: nn.Sequential, settings: Settings) -> nn.Sequential:  # noqa: ARG002
-        """Return `model` as it is."""
+    def shard(self, model: nn.Sequential, settings: Settings) -> nn.Sequential:  # noqa: ARG002
+        """Return this process's part of a network; its parameters keep their names."""
         return model
 
     def network(self, model: nn.Sequential, accelerate: Accelerate | None) -> nn.Module:
-        """Return `model`, accelerated if that is asked for."""
+        """Return the module that computes `model`; gradients are summed over the processes."""
         return accelerate(model) if accelerate else model
 
-    def share(self, images: int) -> slice:
-        """Return all rows."""
+    def input_rows(self, images: int) -> slice:
+        """Return the rows of a batch of `images` images that this process reads."""
         return slice(0, images)
 
-    def begin(self, images: int) -> None:
-        """Need not know."""
+    def evaluate(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        split: Split,
+        classes: list[str],
+        *,
+        precision: str,
+        progress: Progress,
+        on_batch: Callable[[], None],
+    ) -> Evaluation:
+        """Evaluate the network in training, as `evaluate_split` does."""
+        return evaluate_split(
+            [(network, preprocessing)],
+            split,
+            classes,
+            precision=precision,
+            progress=progress,
+            on_batch=on_batch,
+        )
 
-    def answered(self, images: int) -> slice:
-        """Return all rows."""
-        return slice(0, images)
+    def sum_squares(self, squares: Tensor, names: list[str]) -> Tensor:  # noqa: ARG002
+        """Turn squared norms (len(names), ...) of this process's tensors into those of whole ones.
 
-    def total(self, loss: Tensor) -> Tensor:
-        """Return the loss, which is that of all images."""
-        return loss
-
-    def collect(self, rows: Tensor, images: int) -> Tensor:  # noqa: ARG002
-        """Return all rows, which are here."""
-        return rows
-
-    def gradient_norm(self, model: nn.Sequential) -> Tensor:
-        """Return the length of the gradient."""
-        return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-
-    def whole_squares(self, squares: Tensor, names: list[str]) -> Tensor:  # noqa: ARG002
-        """Return `squares`, which are of whole tensors."""
+        `names` are those of the tensors.
+        """
         return squares
 
-    def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors, which are whole."""
+    def gather_state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the whole tensors of a checkpoint on the main process."""
         return tensors
 
-    def restored(self, load: Callable[[], Saved]) -> Saved:
-        """Load the checkpoint."""
+    def load_sharded(self, load: Callable[[], Saved]) -> Saved:
+        """Load a checkpoint on the main process and return this process's part of it."""
         return load()
-
-
-ALONE = Alone()
-"""The team of a single process: the default everywhere."""

@@ -1,4 +1,4 @@
-"""Stopping at a good moment: signals are noted, and acted on after the step that is under way."""
+"""Signals that ask a training to stop: they are recorded, and it stops after the current step."""
 
 import signal
 from collections.abc import Iterator
@@ -6,33 +6,33 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-NOTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Ctrl-C; a polite kill; a closed terminal; a scheduler's word that time is nearly up."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Ctrl-C; a polite kill; a closed terminal; a scheduler's warning that time is nearly up."""
 
 
 @contextmanager
-def noted_signals() -> Iterator[list[int]]:
+def recorded_signals() -> Iterator[list[int]]:
     """Collect the signals that ask to stop, so that a step can end first; a second acts at once.
 
-    Those that the process was told to ignore stay ignored, as SIGHUP is under `nohup`. Signals can
-    be caught in the main thread only; in another thread the list stays empty.
+    Signals that the process was told to ignore stay ignored, as SIGHUP is under `nohup`. Signals
+    can be caught in the main thread only; in another thread the list stays empty.
     """
     caught: list[int] = []
-    before: dict[signal.Signals, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
 
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def record(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         caught.append(number)
-        for each, handler in before.items():
+        for each, handler in previous.items():
             signal.signal(each, handler)
 
     try:
-        for number in NOTED:
+        for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, note)
+                previous[number] = signal.signal(number, record)
     except ValueError:  # not the main thread
-        before.clear()
+        previous.clear()
     try:
         yield caught
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

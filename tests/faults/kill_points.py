@@ -22,6 +22,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
+from step_makers import after_step
 from torch import Tensor, nn
 
 from alexnet import train
@@ -30,10 +31,9 @@ from alexnet.errors import AlexnetError
 from alexnet.networks import registry as model
 from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.progress import SILENT, Progress
-from alexnet.storage import checkpoint
+from alexnet.storage import checkpoint_format, checkpoint_store
 from alexnet.storage.run import Run
-from alexnet.train.image_cache import DeviceBatch
-from alexnet.train.state import Job
+from alexnet.train.state import Indices, TrainState
 
 STEPS = 3
 """Of an epoch: 39 images in batches of 13."""
@@ -78,9 +78,9 @@ def timeless(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def state(
-    run: Path, which: checkpoint.CheckpointName = "last"
+    run: Path, which: checkpoint_store.CheckpointName = "last"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    saved = checkpoint.load(run, which)
+    saved = checkpoint_store.load(run, which)
     return saved.tensors, timeless(vars(saved.position))
 
 
@@ -103,7 +103,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def leftovers(run: Path) -> list[str]:
     """List the files of a run that nothing names."""
-    named = {entry["file"] for entry in checkpoint.read_manifest(run)["checkpoints"]}
+    named = {entry["file"] for entry in checkpoint_store.read_manifest(run)["checkpoints"]}
     known = {"run.json", "mean_image.npy", "metrics.jsonl", "checkpoints.json", "checkpoints"}
     inside = {path.name for path in (run / "checkpoints").iterdir()}
     return sorted((inside - named) | ({path.name for path in run.iterdir()} - known))
@@ -131,27 +131,23 @@ def finish(
 def watched_steps() -> Iterator[list[tuple[int, int, NDArray[np.int64]]]]:
     """Collect the steps that are made here: epoch, step, images."""
     made: list[tuple[int, int, NDArray[np.int64]]] = []
-    original = train._step
 
-    def step(job: Job, indices: NDArray[np.int64], arrived: DeviceBatch) -> None:
-        original(job, indices, arrived)
-        made.append((job.position.epoch, job.position.step, indices))
+    def note(state: TrainState, number: int, indices: Indices) -> None:
+        made.append((state.position.epoch, number, indices))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_step", step)
+        patch.setattr(train, "make_step", after_step(note))
         yield made
 
 
 def signal_in_step(number: int, patch: pytest.MonkeyPatch, what: int = signal.SIGINT) -> None:
     """Send this process a signal while step `number` is under way."""
-    original = train._step
 
-    def step(job: Job, *arguments: Any) -> None:
-        original(job, *arguments)
-        if job.position.step == number:
+    def kill(state: TrainState, step: int, indices: Indices) -> None:
+        if step == number:
             os.kill(os.getpid(), what)
 
-    patch.setattr(train, "_step", step)
+    patch.setattr(train, "make_step", after_step(kill))
 
 
 # Dying at a moment.
@@ -192,7 +188,7 @@ def die_at_byte(last: int) -> None:
                 file.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    put(checkpoint, "save_file", write)
+    put(checkpoint_format, "save_file", write)
 
 
 # Children.

@@ -1,4 +1,4 @@
-"""Sources that are cut, damaged or oddly named: refused or counted, and never a wrong label."""
+"""Sources that are cut, damaged or oddly named are refused or counted; no label is wrong."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ from alexnet.prepare import PrepareReport, prepare_dataset
 
 SIZE = 8
 RED, BLUE = 0, 2
-"""The channel that is bright in all images of a class, so that a wrong label shows."""
+"""The bright channel of all images of a class, which reveals a wrong label."""
 
 
 def coloured(channel: int, seed: int) -> Pixels:
@@ -45,7 +45,7 @@ def coloured(channel: int, seed: int) -> Pixels:
 
 
 def photos(count: int) -> dict[str, bytes]:
-    """Photographs of two classes that cannot be mistaken for each other."""
+    """Make photographs of two classes that differ clearly."""
     return {
         f"{name}/{number}.jpg": encode(coloured(channel, 10 * number + channel), quality=90)
         for name, channel in (("blue", BLUE), ("red", RED))
@@ -58,7 +58,7 @@ def prepare(source: Path, out: Path, **options: object) -> PrepareReport:
 
 
 def check_labels(folder: Path) -> int:
-    """Look at every stored image: its colour must be that of its class."""
+    """Check that every stored image has the colour of its class."""
     dataset = Dataset(folder)
     split = dataset.split("train")
     means = split.read(range(len(split))).mean((1, 2))
@@ -78,7 +78,7 @@ def test_an_archive_cut_anywhere_never_becomes_a_data_set(tmp_path: Path, mode: 
         out = tmp_path / f"out-{length}"
         with suppress(DataError):
             prepare(cut, out)
-        if out.exists():  # a tar ends with zeros that nobody needs
+        if out.exists():  # a tar ends with zeros that are not needed
             assert mode == "w"
             assert not whole[length:].strip(b"\0")
             assert check_labels(out) == 4
@@ -93,7 +93,7 @@ def test_damaged_photographs_are_counted_and_cost_no_label(tmp_path: Path, store
     files = photos(40)
     damaged = mutations(list(files.values())[:1], 3, text=False)
     names = sorted(files)[::3]
-    for name in names:  # a third of them is damaged in all kinds of ways
+    for name in names:  # damage a third of them in many ways
         files[name] = next(damaged)
     write_tree(tmp_path / "source", files)
     report = prepare(tmp_path / "source", tmp_path / "out", store=store, max_rejects=40)
@@ -117,7 +117,7 @@ def test_damaged_photographs_are_counted_and_cost_no_label(tmp_path: Path, store
 
 @pytest.mark.fault(44)
 def test_every_kind_of_file_under_any_name_gives_its_pixels(tmp_path: Path) -> None:
-    """As ImageNet has it: a PNG named .JPEG, CMYK, grey, palettes, among ordinary files."""
+    """As in ImageNet: a PNG named .JPEG, CMYK, grey and palettes among ordinary files."""
     red, blue = (Image.fromarray(coloured(channel, 5)) for channel in (RED, BLUE))
     kinds = {
         "n02105855_2933.JPEG": ("RGBA", "PNG", {}),
@@ -178,7 +178,7 @@ def test_a_name_that_leaves_no_room_for_the_unfinished_one(tmp_path: Path) -> No
 @pytest.mark.skipif("ALEXNET_SOAK_SECONDS" not in os.environ, reason="takes minutes: make soak")
 @pytest.mark.timeout(0)
 def test_killed_at_any_time_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    """SIGKILL after random times, the same command again, until it is through; many times over."""
+    """Kill after random times and repeat the command until it is finished; many times."""
     script = (
         "import sys, alexnet.prepare as p\n"
         "p.IMAGES_PER_SHARD = 8\n"
@@ -227,7 +227,7 @@ def test_classes_keep_their_numbers_whatever_lies_between_them(tmp_path: Path) -
 
 @pytest.mark.fault(50)
 def test_the_same_labels_whatever_the_ends_of_lines(tmp_path: Path) -> None:
-    """CIFAR-10's names of classes as other systems save them."""
+    """CIFAR-10's class names with the line ends of other systems."""
     files = cifar_binary_files(2)
     meta = "cifar-10-batches-bin/batches.meta.txt"
     found = set()
@@ -240,7 +240,7 @@ def test_the_same_labels_whatever_the_ends_of_lines(tmp_path: Path) -> None:
 
 @pytest.mark.fault(52)
 def test_labels_that_were_exchanged_are_found(tmp_path: Path) -> None:
-    """Two labels exchanged: all counts are right, but not the digest of the file."""
+    """Exchange two labels: all counts are right, but not the digest of the file."""
     out = tmp_path / "out"
     prepare(write_tree(tmp_path / "source", photos(3)), out)
     path = out / "train-labels.npy"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from alexnet.doctor import diagnose
 from alexnet.errors import DataError
-from alexnet.storage import checkpoint
+from alexnet.storage import checkpoint_store
 from alexnet.storage.atomic import sha256_of
 from alexnet.train import train_model
 
@@ -56,13 +56,13 @@ def test_data_that_vanish_or_break_during_training(
     with pytest.raises(DataError, match=rf"train-00000\.npy: {says}") as caught:
         train_model(data, run, TINY, device="cpu", progress=progress, **FROM_DISK)
     assert caught.value.exit_code == 3
-    kept = checkpoint.load(run, "last")
+    kept = checkpoint_store.load(run, "last")
     assert kept.position.epoch == 2  # the second is under way
     assert diagnose(run).sound
     # With the data mended it goes on to what an undisturbed training ends in, bit for bit.
     shutil.copy(tiny_data / shard.name, shard)
     train_model(data, run, TINY, device="cpu", resume=True, **FROM_DISK)
-    resumed, undisturbed = (checkpoint.load(path, "last").tensors for path in (run, tiny_run))
+    resumed, undisturbed = (checkpoint_store.load(path, "last").tensors for path in (run, tiny_run))
     assert resumed.keys() == undisturbed.keys()
     assert all(torch.equal(resumed[name], undisturbed[name]) for name in resumed)
 
@@ -84,5 +84,5 @@ def test_a_checkpoint_with_numbers_that_are_none_is_passed_over(
     newest |= {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     (run / "checkpoints.json").write_text(json.dumps(manifest))
     train_model(tiny_data, run, TINY, device="cpu", resume=True)
-    resumed, whole = (checkpoint.load(each, "last").tensors for each in (run, tiny_run))
+    resumed, whole = (checkpoint_store.load(each, "last").tensors for each in (run, tiny_run))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)

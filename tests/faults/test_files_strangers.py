@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 # Pickles. Each makes the file `sentinel` where it is loaded the usual way.
 
 
-class TrainingSpec:
+class Call:
     """Pickles as a call, with a state on top where one is given."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
@@ -50,13 +50,13 @@ class TrainingSpec:
 def corpus(sentinel: Path) -> dict[str, bytes]:
     command, code = f"touch {sentinel}", f"open({str(sentinel)!r}, 'w').close()"
     objects = {
-        "os.system": TrainingSpec(os.system, command),
-        "eval": TrainingSpec(eval, code),
-        "exec": TrainingSpec(exec, code),
-        "nested getattr": TrainingSpec(TrainingSpec(getattr, TrainingSpec(__import__, "os"), "system"), command),
-        "getattr of builtins": TrainingSpec(TrainingSpec(getattr, TrainingSpec(__import__, "builtins"), "eval"), code),
-        "path": TrainingSpec(Path.touch, sentinel),
-        "os.mknod": TrainingSpec(os.mknod, str(sentinel)),
+        "os.system": Call(os.system, command),
+        "eval": Call(eval, code),
+        "exec": Call(exec, code),
+        "nested getattr": Call(Call(getattr, Call(__import__, "os"), "system"), command),
+        "getattr of builtins": Call(Call(getattr, Call(__import__, "builtins"), "eval"), code),
+        "path": Call(Path.touch, sentinel),
+        "os.mknod": Call(os.mknod, str(sentinel)),
     }  # fmt: skip
     found = {}
     for name, value in objects.items():
@@ -89,7 +89,7 @@ NAMES = list(corpus(Path("x")))
 
 
 def as_zip(payload: bytes) -> bytes:
-    """The payload in the place of the pickle in a file of torch.save."""
+    """The payload instead of the pickle in a file of torch.save."""
     whole, out = io.BytesIO(), io.BytesIO()
     torch.save({"conv1.weight": torch.zeros(2)}, whole)
     with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(out, "w") as changed:
@@ -223,7 +223,7 @@ def test_arrays_that_claim_to_be_huge(tiny_run: Path, tmp_path: Path) -> None:
     head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (100000, 100000, 3), }"
     data = b"\x93NUMPY\x01\x00v\x00" + head.ljust(117) + b"\n" + bytes(64)
     (tmp_path / "mean.npy").write_bytes(data)
-    with limits(), pytest.raises(UsageError, match=r"mean\.npy is no mean image"):
+    with limits(), pytest.raises(UsageError, match=r"mean\.npy is not a mean image"):
         import_weights(
             weights_file(tmp_path), tmp_path / "run", model="alexnet_small",
             mean=tmp_path / "mean.npy",
@@ -250,11 +250,11 @@ def test_weights_of_one_tower_do_not_get_into_two(
     use_small(monkeypatch, "alexnet", "alexnet_one_tower")
     model = lively(name)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    told: dict[str, Any] = {"mean": "1,2,3", "size": 256}
+    options: dict[str, Any] = {"mean": "1,2,3", "size": 256}
     with pytest.raises(CheckpointError, match=r"does not fit the network: .*conv2\.weight \(\d+x"):
-        import_weights(tmp_path / "weights.pt", tmp_path / "run", model=other, **told)
+        import_weights(tmp_path / "weights.pt", tmp_path / "run", model=other, **options)
     assert not (tmp_path / "run").exists()
-    report = import_weights(tmp_path / "weights.pt", tmp_path / "run", model=name, **told)
+    report = import_weights(tmp_path / "weights.pt", tmp_path / "run", model=name, **options)
     assert report.model == name
 
 
@@ -350,7 +350,7 @@ def test_an_archive_that_claims_huge_members(tmp_path: Path) -> None:
         source.listing(Recorder())
     files = {"a/" * 2000 + "1.jpg": photo(0), "b/1.jpg": photo(1)}
     source = open_source(write_tar(tmp_path / "deep.tar", files), tmp_path / "work", Recorder())
-    with limits(), pytest.raises(DataError, match="lies 2,000 folders deep"):
+    with limits(), pytest.raises(DataError, match="is 2,000 folders deep"):
         source.listing(Recorder())
 
 
@@ -390,15 +390,15 @@ def test_huge_images_are_refused_by_their_header(kind: str) -> None:
         data[16:24] = struct.pack(">II", 60_000, 60_000)
     elif kind == "GIF":
         data[6:10] = struct.pack("<HH", 60_000, 60_000)
-        place = data.index(b"\x2c")
-        data[place + 5 : place + 9] = struct.pack("<HH", 60_000, 60_000)
+        offset = data.index(b"\x2c")
+        data[offset + 5 : offset + 9] = struct.pack("<HH", 60_000, 60_000)
     elif kind == "BMP":
         data[18:26] = struct.pack("<ii", 60_000, 60_000)
     elif kind == "JPEG":
-        place = data.index(b"\xff\xc0")
-        data[place + 5 : place + 9] = struct.pack(">HH", 60_000, 60_000)
+        offset = data.index(b"\xff\xc0")
+        data[offset + 5 : offset + 9] = struct.pack(">HH", 60_000, 60_000)
     else:  # 14 bits each for width and height less one
-        place = data.index(b"VP8L") + 9
-        data[place : place + 4] = struct.pack("<I", 16_000 | 16_000 << 14)
+        offset = data.index(b"VP8L") + 9
+        data[offset : offset + 4] = struct.pack("<I", 16_000 | 16_000 << 14)
     with limits(), pytest.raises(ImageError):
         load_square(bytes(data), 8)

@@ -6,7 +6,7 @@ from pathlib import Path
 import kill_points
 import pytest
 
-from alexnet.storage import checkpoint
+from alexnet.storage import checkpoint_store
 
 SIZE = 8_000
 """Bytes of a checkpoint, about."""
@@ -39,6 +39,7 @@ def chosen(touches: list[str]) -> list[int]:
 
 @pytest.mark.fault(1)
 @pytest.mark.fault(2)
+@pytest.mark.slow
 def test_killed_at_any_step_the_same_command_ends_in_the_same_run(
     tiny_data: Path, undisturbed: Path, touches: list[str], tmp_path: Path
 ) -> None:
@@ -76,8 +77,8 @@ def test_killed_at_any_byte_of_a_checkpoint_the_one_before_is_whole(
 
 def check_checkpoints(run: Path) -> None:
     """Check that all that the run names can be read."""
-    if checkpoint.read_manifest(run)["checkpoints"]:
-        assert checkpoint.repair(run) == []
+    if checkpoint_store.read_manifest(run)["checkpoints"]:
+        assert checkpoint_store.repair(run) == []
 
 
 @pytest.mark.fault(20)

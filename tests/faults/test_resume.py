@@ -19,7 +19,7 @@ from alexnet import randomness
 from alexnet.errors import Interrupted
 from alexnet.kernels import accelerate
 from alexnet.loader import read_ahead
-from alexnet.storage import checkpoint
+from alexnet.storage import checkpoint_format, checkpoint_store
 from alexnet.train import image_cache as cache
 
 THREE_EPOCHS = replace(SETTINGS, epochs=3, checkpoint_steps=0)
@@ -126,15 +126,15 @@ def test_stopped_during_a_save(
     run, original = tmp_path / "run", save_file
 
     def interrupted(*arguments: Any, **options: Any) -> None:
-        monkeypatch.setattr(checkpoint, "save_file", original)
+        monkeypatch.setattr(checkpoint_format, "save_file", original)
         signal.raise_signal(signal.SIGINT)
         original(*arguments, **options)
 
-    monkeypatch.setattr(checkpoint, "save_file", interrupted)
+    monkeypatch.setattr(checkpoint_format, "save_file", interrupted)
     with pytest.raises(Interrupted):
         kill_points.finish(tiny_data, run, THREE_EPOCHS)
     monkeypatch.undo()
-    assert checkpoint.load(run, "last").position.step == STEPS + 1
+    assert checkpoint_store.load(run, "last").position.step == STEPS + 1
     kill_points.finish(tiny_data, run, THREE_EPOCHS)
     assert kill_points.differences(undisturbed[0], run) == []
 
@@ -170,16 +170,16 @@ def test_the_comparison_notices_what_is_not_restored(
     monkeypatch: pytest.MonkeyPatch,
     field: str,
 ) -> None:
-    run, original = tmp_path / "run", checkpoint.load
+    run, original = tmp_path / "run", checkpoint_store.load
     stop_in(tiny_data, run, 5)
 
-    def forgetful(run: Path, which: checkpoint.CheckpointName) -> checkpoint.Saved:
-        saved = original(run, which)
-        start = getattr(checkpoint.Position(), field)
+    def forgetful(run: Path, name: checkpoint_store.CheckpointName) -> checkpoint_format.Saved:
+        saved = original(run, name)
+        start = getattr(checkpoint_format.Position(), field)
         return replace(saved, position=replace(saved.position, **{field: start}))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "load", forgetful)
+        patch.setattr(checkpoint_store, "load", forgetful)
         kill_points.finish(tiny_data, run, THREE_EPOCHS)
     assert kill_points.differences(undisturbed[0], run)
 
@@ -193,6 +193,6 @@ def test_the_comparison_notices_a_velocity_that_is_not_restored(
 ) -> None:
     run = tmp_path / "run"
     stop_in(tiny_data, run, 5)
-    monkeypatch.setattr(checkpoint, "load_optimizer", lambda *arguments: None)
+    monkeypatch.setattr("alexnet.train.opening.load_optimizer", lambda *arguments: None)
     kill_points.finish(tiny_data, run, THREE_EPOCHS)
     assert "last model.conv1.weight" in kill_points.differences(undisturbed[0], run)

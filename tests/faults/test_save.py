@@ -20,12 +20,13 @@ from data_makers import Recorder
 from kill_points import SETTINGS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from step_makers import after_step
 
 from alexnet import train
 from alexnet.errors import CheckpointError, StorageError, UsageError
-from alexnet.storage import atomic as aside
-from alexnet.storage import checkpoint
+from alexnet.storage import atomic, checkpoint_format, checkpoint_store, locks
 from alexnet.storage.metrics_log import MetricsLog, read_metrics
+from alexnet.train.state import Indices, TrainState
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,11 @@ def run(undisturbed: Path, tmp_path: Path) -> Path:
 
 
 def newest(run: Path) -> Path:
-    return run / "checkpoints" / str(checkpoint.read_manifest(run)["last"])
+    return run / "checkpoints" / str(checkpoint_store.read_manifest(run)["last"])
 
 
 def steps(run: Path) -> list[int]:
-    return [entry["step"] for entry in checkpoint.read_manifest(run)["checkpoints"]]
+    return [entry["step"] for entry in checkpoint_store.read_manifest(run)["checkpoints"]]
 
 
 # The disk refuses.
@@ -70,7 +71,7 @@ def refuse(saves: set[int], patch: pytest.MonkeyPatch, run: Path) -> list[list[s
         with largest_file(5000 if len(before) in saves else -1):
             original(*arguments, **options)
 
-    patch.setattr(checkpoint, "save_file", save)
+    patch.setattr(checkpoint_format, "save_file", save)
     return before
 
 
@@ -114,7 +115,7 @@ def test_it_ends_when_the_disk_stays_full_or_nothing_more_would_be_tried(
     with pytest.raises(StorageError, match=f"cannot save .*step-{at:08d}") as caught:
         kill_points.finish(tiny_data, path)
     assert caught.value.exit_code == 6
-    assert checkpoint.load(path, "last").position.step == last
+    assert checkpoint_store.load(path, "last").position.step == last
     monkeypatch.undo()
     kill_points.finish(tiny_data, path)
     assert kill_points.state(path)[1] == kill_points.state(undisturbed)[1]
@@ -134,7 +135,7 @@ def test_whichever_step_of_a_save_is_refused_a_good_one_is_last(
     run: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, count: int, number: int
 ) -> None:
     before, original, calls = newest(run), getattr(owner, name), [0]
-    saved = checkpoint.load(run, "last")
+    saved = checkpoint_store.load(run, "last")
 
     def refused(*arguments: Any) -> Any:
         calls[0] += 1
@@ -146,19 +147,19 @@ def test_whichever_step_of_a_save_is_refused_a_good_one_is_last(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, refused)
         with pytest.raises(StorageError, match=os.strerror(number)):
-            checkpoint.write(run, saved.tensors, position)
-    assert checkpoint.repair(run) == []
+            checkpoint_store.write(run, saved.tensors, position)
+    assert checkpoint_store.repair(run) == []
     assert kill_points.leftovers(run) == []
     if (name, count) != ("fsync", 4):  # by then checkpoints.json has its new content
         assert newest(run) == before
-    checkpoint.write(run, saved.tensors, replace(position, step=10))
-    assert checkpoint.load(run, "last").position.step == 10
+    checkpoint_store.write(run, saved.tensors, replace(position, step=10))
+    assert checkpoint_store.load(run, "last").position.step == 10
 
 
 @pytest.mark.fault(8)
 def test_lines_of_metrics_wait_for_room(tmp_path: Path) -> None:
     told: list[str] = []
-    log = MetricsLog(tmp_path, tell=told.append)
+    log = MetricsLog(tmp_path, warn=told.append)
     log.append({"step": 1})
     size = log.path.stat().st_size
     with largest_file(size + 4):  # which takes a part of a line
@@ -183,14 +184,13 @@ def test_lines_of_metrics_wait_for_room(tmp_path: Path) -> None:
 def test_a_directory_that_is_removed_on_the_way_is_as_a_full_disk(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, recorder, original = tmp_path / "run", Recorder(), train._step
+    path, recorder = tmp_path / "run", Recorder()
 
-    def step(job: Any, *arguments: Any) -> None:
-        original(job, *arguments)
-        if job.position.step == 2:
+    def remove(state: TrainState, step: int, indices: Indices) -> None:
+        if step == 2:
             shutil.rmtree(path)
 
-    monkeypatch.setattr(train, "_step", step)
+    monkeypatch.setattr(train, "make_step", after_step(remove))
     settings = replace(SETTINGS, checkpoint_steps=1, epochs=3)
     with pytest.raises(StorageError, match="cannot"):
         kill_points.finish(tiny_data, path, settings, recorder)
@@ -276,7 +276,7 @@ def not_a_number(path: Path) -> None:
     manifest = json.loads(manifest_file.read_text())
     for entry in manifest["checkpoints"]:
         if entry["file"] == path.name:
-            entry["sha256"] = aside.sha256_of(path)
+            entry["sha256"] = atomic.sha256_of(path)
     manifest_file.write_text(json.dumps(manifest))
 
 
@@ -306,7 +306,7 @@ def test_a_damaged_checkpoint_is_named_and_resumed_from_the_one_before(
     damaged = newest(run)
     harm(damaged)
     with pytest.raises(CheckpointError, match=f"{damaged.name} is damaged.*--resume") as caught:
-        checkpoint.load(run, "last")
+        checkpoint_store.load(run, "last")
     assert caught.value.exit_code == 4
     recorder = Recorder()
     kill_points.finish(tiny_data, run, progress=recorder)
@@ -330,9 +330,9 @@ def test_without_any_whole_checkpoint_nothing_is_overwritten(tiny_data: Path, ru
 def test_a_checkpoint_of_a_newer_version_is_refused(
     tiny_data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "VERSION", 2)
-    saved = checkpoint.load(run, "last")  # of version 1, and read by version 2
-    checkpoint.write(run, saved.tensors, replace(saved.position, step=9))
+    monkeypatch.setattr(checkpoint_format, "VERSION", 2)
+    saved = checkpoint_store.load(run, "last")  # of version 1, and read by version 2
+    checkpoint_store.write(run, saved.tensors, replace(saved.position, step=9))
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="checkpoint of version 2, this alexnet reads 1: upd"):
         kill_points.finish(tiny_data, run)
@@ -345,14 +345,14 @@ def test_a_checkpoint_of_a_newer_version_is_refused(
 def test_the_newest_is_told_by_its_step_whatever_the_clock_says(run: Path) -> None:
     for age, path in enumerate(sorted((run / "checkpoints").iterdir(), reverse=True)):
         os.utime(path, (age, age))
-    assert checkpoint.load(run, "last").position.epoch == 3
+    assert checkpoint_store.load(run, "last").position.epoch == 3
     os.utime(newest(run), (0, 0))
-    assert checkpoint.load(run, "last").position.epoch == 3
+    assert checkpoint_store.load(run, "last").position.epoch == 3
     newest(run).unlink()
     for path in (run / "checkpoints").iterdir():
         os.utime(path, (7, 7))
-    checkpoint.repair(run)
-    assert checkpoint.load(run, "last").position.step == 6
+    checkpoint_store.repair(run)
+    assert checkpoint_store.load(run, "last").position.step == 6
 
 
 @pytest.mark.fault(22)
@@ -379,13 +379,13 @@ def test_what_cannot_be_deleted_ends_no_training(
 def test_two_whole_ones_are_kept_and_no_file_of_others_is_touched(run: Path) -> None:
     (run / "checkpoints" / "my notes.txt").write_text("keep")
     (run / "checkpoints" / "step-1.safetensors").write_text("keep")
-    saved = checkpoint.load(run, "last")
+    saved = checkpoint_store.load(run, "last")
 
     def write(step: int) -> None:
         position = replace(saved.position, step=step, batch=1)
-        checkpoint.write(run, saved.tensors, position)
+        checkpoint_store.write(run, saved.tensors, position)
 
-    best = checkpoint.load(run, "best").position.step
+    best = checkpoint_store.load(run, "best").position.step
     for step in (7, 8, 9):
         write(step)
     assert steps(run) == sorted({best, 8, 9})
@@ -398,19 +398,19 @@ def test_two_whole_ones_are_kept_and_no_file_of_others_is_touched(run: Path) -> 
 
 @pytest.mark.fault(22)
 def test_reading_while_a_training_deletes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved, original = checkpoint.load(run, "last"), checkpoint.read_manifest
+    saved, original = checkpoint_store.load(run, "last"), checkpoint_store.read_manifest
     calls = [0]
 
     def read_manifest(path: Path) -> dict[str, Any]:
         manifest, calls[0] = original(path), calls[0] + 1
         if calls[0] == 1:  # the training goes on between this and opening the file
-            monkeypatch.setattr(checkpoint, "read_manifest", original)
+            monkeypatch.setattr(checkpoint_store, "read_manifest", original)
             for step in (7, 8, 9):
-                checkpoint.write(run, saved.tensors, replace(saved.position, step=step))
+                checkpoint_store.write(run, saved.tensors, replace(saved.position, step=step))
         return manifest
 
-    monkeypatch.setattr(checkpoint, "read_manifest", read_manifest)
-    assert checkpoint.load(run, "last").position.step == 9
+    monkeypatch.setattr(checkpoint_store, "read_manifest", read_manifest)
+    assert checkpoint_store.load(run, "last").position.step == 9
 
 
 # One training to a directory.
@@ -419,11 +419,11 @@ def test_reading_while_a_training_deletes(run: Path, monkeypatch: pytest.MonkeyP
 def train_and_wait(data: Path, run: Path) -> None:
     """Train, but never end the first step."""
 
-    def step(*arguments: Any) -> None:
+    def wait(*arguments: Any) -> None:
         (run / "waits").touch()
         time.sleep(600)
 
-    kill_points.put(train, "_step", step)
+    kill_points.put(train, "make_step", after_step(wait))
     kill_points.train_in_child(data, run)
 
 
@@ -454,7 +454,7 @@ def test_a_refused_training_leaves_nothing_behind(
         kill_points.finish(tiny_data, run, resume=False)
     assert sorted(path.name for path in run.iterdir()) == before
     nowhere = tmp_path / "nowhere"
-    with pytest.raises(UsageError), aside.locked(nowhere, "made"):
+    with pytest.raises(UsageError), locks.locked(nowhere, "made"):
         raise UsageError("for another reason")
     assert not nowhere.exists()
 
@@ -464,7 +464,7 @@ def hold_and_count(folder: Path, times: int) -> None:
     done = 0
     while done < times:
         try:
-            with aside.locked(folder, "busy"):
+            with locks.locked(folder, "busy"):
                 number = int((folder / "count").read_text())
                 time.sleep(0.0005)
                 (folder / "count").write_text(str(number + 1))

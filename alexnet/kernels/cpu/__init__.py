@@ -1,1 +1,1 @@
-"""Kernels for CPUs: numba for what lies between convolutions, oneDNN for convolutions."""
+"""Kernels for CPUs: numba for blocks, oneDNN for convolutions and linear layers."""

@@ -1,34 +1,32 @@
-"""The numba kernels of a block: what stands between two convolutions, forward and backward.
+"""The numba kernels of a block, forward and backward.
 
-Images are (H, W, C): the channels of a pixel lie together, so that sums across channels and maxima
-across pixels both run along memory. A kernel takes one image at a time and streams through its
-rows. It keeps as many rows as a pooling window is high, so an image is read once and everything in
-between stays in the cache. Nothing is shared between images: the number of threads changes no bit.
+Images are (H, W, C): the channels of a pixel are contiguous, so sums across channels and maxima
+across pixels both run along memory. A kernel takes one image at a time, row by row. It holds as
+many rows as a pooling window is high, so an image is read once and intermediate values stay in the
+processor's cache. Images share nothing: the number of threads changes no bit.
 
-In the rows kept ("gapped"), each tower of each pixel is followed by `GAP` zeros, and a row begins
-with as many. Sums across channels then need no test for a border, and loops run over whole rows.
+These rows are padded: `PAD` zeros before the first pixel and after each tower of each pixel. Sums
+across channels then need no test for a border, and loops run over whole rows. `RowLayout` describes
+a padded row.
 
-Whoever calls a kernel sees to its shapes: nothing is checked here.
+The kernels do not check shapes.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-P = ParamSpec("P")
-T = TypeVar("T")
+from alexnet.compiled import compiled_kernel, kernel_part
 
 SIZE = 5
-"""The channels in a sum. All networks here have 5, which the additions below are written for."""
-GAP = SIZE // 2
-BEFORE, AFTER = 1, 2
-"""`BlockPlan.norm`: normalise before the pool or after it; 0: not at all."""
+"""Channels in a sum. All networks here have 5, and the sums below are written out for 5."""
+PAD = SIZE // 2
+NO_NORM, BEFORE_POOL, AFTER_POOL = 0, 1, 2
+"""Values of `BlockSpec.norm`."""
 
 
-class BlockPlan(NamedTuple):
-    """What a kernel does: [ReLU] [normalisation] max-pool [normalisation] [ReLU]."""
+class BlockSpec(NamedTuple):
+    """What a kernel computes: [ReLU] [normalisation] max-pool [normalisation] [ReLU]."""
 
     relu_first: bool
     relu_last: bool
@@ -37,93 +35,77 @@ class BlockPlan(NamedTuple):
     k: float
     alpha: float
     window: int
-    """The pool's side; 1 with a stride of 1 stands for no pool."""
+    """The pool's side; 1 with a stride of 1 means no pool."""
     stride: int
 
 
-class Shape(NamedTuple):
-    """How a row of pixels is kept: see `place`."""
+class RowLayout(NamedTuple):
+    """The layout of a padded row of pixels, see `pixel_offset`."""
 
     width: int
     towers: int
-    step: int
-    """From one pixel to the next: its channels, and zeros after each tower."""
+    pixel: int
+    """Values from one pixel to the next: its channels, and zeros after each tower."""
     block: int
-    """Pixels in each of the `stride` parts."""
+    """Pixels in each of the `stride` blocks."""
     window: int
     stride: int
 
 
-def compile_lazily(function: Callable[P, T], *, cache: bool = False) -> Callable[P, T]:
-    """Let numba compile `function` when it is first called; `cache`: and keep that in a file.
+@kernel_part
+def pixel_offset(x: int, layout: RowLayout) -> int:
+    """Return the offset of pixel `x` in a padded row.
 
-    Fused multiply-adds are the only liberty: infinities and NaNs pass through as in PyTorch. The
-    result runs without Python's lock.
+    With a stride of 2 the pixels 0, 2, 4 ... come first, then 1, 3, 5 ...: the first pixels of all
+    windows are contiguous, and so are the second and the third ones.
     """
-    options: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
-    compiled: Callable[P, T] = numba.njit(nogil=True, cache=cache, **options)(function)
-    return compiled
+    return PAD + (x % layout.stride * layout.block + x // layout.stride) * layout.pixel
 
 
-def part(function: Callable[P, T]) -> Callable[P, T]:
-    """Make `function` one that a kernel can call."""
-    return compile_lazily(function)
+@kernel_part
+def row_size(layout: RowLayout) -> int:
+    """Count the values of a padded row."""
+    return PAD + layout.stride * layout.block * layout.pixel
 
 
-@part
-def place(pixel: int, shape: Shape) -> int:
-    """Return where in a kept row a pixel begins.
-
-    With a stride of 2 the pixels 0, 2, 4 ... come first, then 1, 3, 5 ...: so the first pixels of
-    all windows lie together, and so do the second and the third ones.
-    """
-    return GAP + (pixel % shape.stride * shape.block + pixel // shape.stride) * shape.step
-
-
-@part
-def row_size(shape: Shape) -> int:
-    """Count the values of a kept row."""
-    return GAP + shape.stride * shape.block * shape.step
-
-
-@part
-def load(pixels: Any, row: Any, shape: Shape, relu: bool) -> None:
-    """Copy one row of an image (W, C) to a kept one, negative values as 0 if `relu`."""
-    size = pixels.shape[1] // shape.towers
+@kernel_part
+def load_row(pixels: Any, row: Any, layout: RowLayout, relu: bool) -> None:
+    """Copy one row of an image (W, C) to a padded row; `relu` replaces negative values by 0."""
+    size = pixels.shape[1] // layout.towers
     zero = row.dtype.type(0)
-    for pixel in range(pixels.shape[0]):
-        for tower in range(shape.towers):
-            start = place(pixel, shape) + tower * (size + GAP)
-            source = pixels[pixel, tower * size : (tower + 1) * size]
+    for x in range(pixels.shape[0]):
+        for tower in range(layout.towers):
+            start = pixel_offset(x, layout) + tower * (size + PAD)
+            source = pixels[x, tower * size : (tower + 1) * size]
             target = row[start : start + size]
             for channel in range(size):
                 value = source[channel]
                 target[channel] = zero if relu and value < zero else value
 
 
-@part
-def store(row: Any, mask: Any, pixels: Any, shape: Shape, relu: bool) -> None:
-    """Copy a kept row to one of an image (W, C), as 0 where `mask` is not above 0 if `relu`."""
-    size = pixels.shape[1] // shape.towers
+@kernel_part
+def store_row(row: Any, mask: Any, pixels: Any, layout: RowLayout, relu: bool) -> None:
+    """Copy a padded row to one of an image (W, C); `relu` writes 0 where `mask` <= 0."""
+    size = pixels.shape[1] // layout.towers
     zero = row.dtype.type(0)
-    for pixel in range(pixels.shape[0]):
-        for tower in range(shape.towers):
-            start = place(pixel, shape) + tower * (size + GAP)
+    for x in range(pixels.shape[0]):
+        for tower in range(layout.towers):
+            start = pixel_offset(x, layout) + tower * (size + PAD)
             source, over = row[start : start + size], mask[start : start + size]
-            target = pixels[pixel, tower * size : (tower + 1) * size]
+            target = pixels[x, tower * size : (tower + 1) * size]
             for channel in range(size):
                 target[channel] = zero if relu and over[channel] <= zero else source[channel]
 
 
-@part
+@kernel_part
 def normalize(a: Any, root: Any, b: Any, squares: Any, k: float, alpha: float) -> None:
-    """b = a * d**-0.75 with d = k + alpha * (sum of 5 squares), for one gapped row.
+    """b = a * d**-0.75 with d = k + alpha * (sum of 5 squares), for one padded row.
 
-    `root` becomes 1 / sqrt(d), from which d**-0.75 is root * sqrt(root), without a logarithm.
+    `root` becomes 1 / sqrt(d). Then d**-0.75 is root * sqrt(root), without a logarithm.
     """
     one, k_, alpha_ = a.dtype.type(1), a.dtype.type(k), a.dtype.type(alpha)
     for i in range(a.size):
-        squares[i + GAP] = a[i] * a[i]
+        squares[i + PAD] = a[i] * a[i]
     for i in range(a.size):
         near = squares[i] + squares[i + 1] + squares[i + 2] + squares[i + 3] + squares[i + 4]
         r = one / np.sqrt(k_ + alpha_ * near)
@@ -131,9 +113,9 @@ def normalize(a: Any, root: Any, b: Any, squares: Any, k: float, alpha: float) -
         b[i] = a[i] * (r * np.sqrt(r))
 
 
-@part
+@kernel_part
 def normalize_backward(a: Any, root: Any, g: Any, terms: Any, alpha: float) -> None:
-    """Turn the gradient `g` by b into the one by a, in place, for one gapped row.
+    """Turn the gradient `g` by b into the one by a, in place, for one padded row.
 
     With d = k + alpha * sum: g_a[i] = g[i] * d[i]**-0.75
     - 1.5 * alpha * a[i] * (sum over the 5 channels j around i of g[j] * a[j] * d[j]**-1.75).
@@ -143,20 +125,20 @@ def normalize_backward(a: Any, root: Any, g: Any, terms: Any, alpha: float) -> N
         r = root[i]
         scaled = g[i] * (r * np.sqrt(r))
         g[i] = scaled
-        terms[i + GAP] = scaled * a[i] * (r * r)
+        terms[i + PAD] = scaled * a[i] * (r * r)
     for i in range(a.size):
         near = terms[i] + terms[i + 1] + terms[i + 2] + terms[i + 3] + terms[i + 4]
         g[i] -= factor * a[i] * near
 
 
-@part
+@kernel_part
 def copy(values: Any, row: Any) -> None:
-    """Copy `values` to `row`. Written out: numba takes seconds to compile `row[:] = values`."""
+    """Copy `values` to `row` in a loop: numba takes seconds to compile `row[:] = values`."""
     for i in range(row.size):
         row[i] = values[i]
 
 
-@part
+@kernel_part
 def clear(row: Any) -> None:
     """Set a row to 0."""
     zero = row.dtype.type(0)
@@ -164,164 +146,168 @@ def clear(row: Any) -> None:
         row[i] = zero
 
 
-@part
-def cut(g: Any, values: Any) -> None:
+@kernel_part
+def relu_backward(g: Any, values: Any) -> None:
     """Set the gradient `g` to 0 where ReLU has made `values` 0."""
     zero = g.dtype.type(0)
     for i in range(g.size):
         g[i] = zero if values[i] <= zero else g[i]
 
 
-@part
-def keep_larger(best: Any, values: Any) -> None:
+@kernel_part
+def maximum(best: Any, values: Any) -> None:
     """Replace values of `best` by larger ones, and by NaN, as PyTorch's pool does."""
     for i in range(best.size):
         value = values[i]
         best[i] = value if value > best[i] or value != value else best[i]  # noqa: PLR0124
 
 
-@part
-def column(row: Any, x: int, windows: int, shape: Shape) -> Any:
-    """Return the x-th pixel of each of the `windows` windows of a row, of those that have it."""
-    count = min(windows, (shape.width - x + shape.stride - 1) // shape.stride)
-    start = place(x, shape)
-    return row[start : start + count * shape.step]
+@kernel_part
+def window_pixels(row: Any, x: int, windows: int, layout: RowLayout) -> Any:
+    """Return pixel `x` of each of the `windows` windows of a row that has such a pixel."""
+    count = min(windows, (layout.width - x + layout.stride - 1) // layout.stride)
+    start = pixel_offset(x, layout)
+    return row[start : start + count * layout.pixel]
 
 
-@part
-def pool(rows: Any, tall: Any, pooled: Any, top: int, bottom: int, shape: Shape) -> None:
-    """Take the largest value of each window whose rows are `top` to `bottom` of the image.
+@kernel_part
+def pool(rows: Any, maxima: Any, pooled: Any, top: int, bottom: int, layout: RowLayout) -> None:
+    """Set `pooled` to the maximum of each window whose rows are `top` to `bottom` of the image.
 
-    `rows` holds the last rows of the image: row h in h modulo their number.
+    `rows` is a ring buffer: row h of the image is in row h modulo their number. `maxima` becomes
+    the maximum over these rows.
     """
-    windows = pooled.size // shape.step
-    copy(rows[top % rows.shape[0]], tall)
+    windows = pooled.size // layout.pixel
+    copy(rows[top % rows.shape[0]], maxima)
     for h in range(top + 1, bottom):
-        keep_larger(tall, rows[h % rows.shape[0]])
-    copy(column(tall, 0, windows, shape), pooled[GAP:])
-    for x in range(1, shape.window):
-        values = column(tall, x, windows, shape)
-        keep_larger(pooled[GAP : GAP + values.size], values)
+        maximum(maxima, rows[h % rows.shape[0]])
+    copy(window_pixels(maxima, 0, windows, layout), pooled[PAD:])
+    for x in range(1, layout.window):
+        values = window_pixels(maxima, x, windows, layout)
+        maximum(pooled[PAD : PAD + values.size], values)
 
 
-@part
-def move(values: Any, best: Any, g: Any, target: Any) -> None:
-    """Give the gradient `g` of maxima to `target` where `values` are the maxima; 0 is left of it.
+@kernel_part
+def move_gradient(values: Any, best: Any, g: Any, target: Any) -> None:
+    """Move the gradient `g` of the maxima `best` to `target` where `values` equal them.
 
-    Called for the pixels of a window in turn, so that the first of equal ones gets it.
+    The caller takes the pixels of a window in order, so the first of equal values receives it.
     """
     zero = g.dtype.type(0)
     for i in range(values.size):
-        here = not values[i] < best[i]
-        target[i] += g[i] if here else zero
-        g[i] = zero if here else g[i]
+        is_maximum = not values[i] < best[i]
+        target[i] += g[i] if is_maximum else zero
+        g[i] = zero if is_maximum else g[i]
 
 
-@part
+@kernel_part
 def pool_backward(
-    rows: Any, pooled: Any, g: Any, targets: Any, top: int, bottom: int, shape: Shape
+    rows: Any, pooled: Any, g: Any, targets: Any, top: int, bottom: int, layout: RowLayout
 ) -> None:
-    """Give the gradients `g` of a row of maxima to `targets`, rows of gradients as `rows` are."""
-    windows = pooled.size // shape.step
+    """Move the gradients `g` of a row of maxima to `targets`, a ring buffer like `rows`."""
+    windows = pooled.size // layout.pixel
     for h in range(top, bottom):
         slot = h % rows.shape[0]
-        for x in range(shape.window):
-            values = column(rows[slot], x, windows, shape)
-            target = column(targets[slot], x, windows, shape)
-            move(values, pooled[GAP:], g[GAP:], target)
+        for x in range(layout.window):
+            values = window_pixels(rows[slot], x, windows, layout)
+            target = window_pixels(targets[slot], x, windows, layout)
+            move_gradient(values, pooled[PAD:], g[PAD:], target)
 
 
-@part
+@kernel_part
 def make_rows(count: int, size: int, like: Any) -> Any:
-    """Make `count` rows of so many values, all 0."""
+    """Make `count` rows of so many zeros, of the type of `like`."""
     return np.zeros((count, size), like.dtype)
 
 
-@part
-def make_shape(images: Any, plan: BlockPlan) -> Shape:
-    """Lay out the rows of `images`."""
+@kernel_part
+def input_layout(images: Any, spec: BlockSpec) -> RowLayout:
+    """Return the layout of the rows of `images`."""
     width, channels = images.shape[2:]
-    block = (width + plan.stride - 1) // plan.stride
-    return Shape(width, plan.towers, channels + plan.towers * GAP, block, plan.window, plan.stride)
+    block = (width + spec.stride - 1) // spec.stride
+    pixel = channels + spec.towers * PAD
+    return RowLayout(width, spec.towers, pixel, block, spec.window, spec.stride)
 
 
-@part
-def pooled_shape(out: Any, shape: Shape) -> Shape:
-    """Lay out the rows of what is pooled, in which pixels stand in their order."""
+@kernel_part
+def output_layout(out: Any, layout: RowLayout) -> RowLayout:
+    """Return the layout of the rows of what is pooled, whose pixels are in their order."""
     width = out.shape[2]
-    return Shape(width, shape.towers, shape.step, width, 1, 1)
+    return RowLayout(width, layout.towers, layout.pixel, width, 1, 1)
 
 
-def forward(images: Any, out: Any, first: int, last: int, plan: BlockPlan) -> None:
+@compiled_kernel
+def forward(images: Any, out: Any, first: int, last: int, spec: BlockSpec) -> None:
     """Compute the images `first` to `last` of `out` (N, h, w, C) from `images` (N, H, W, C)."""
-    height, shape = images.shape[1], make_shape(images, plan)
-    small = pooled_shape(out, shape)
-    kept = make_rows(plan.window, row_size(shape), images)
-    wide = make_rows(3, row_size(shape), images)
-    tall, root, a = wide[0], wide[1], wide[2]
-    narrow = make_rows(2, row_size(small), images)
-    pooled, normed = narrow[0], narrow[1]
-    squares = np.zeros(a.size + 2 * GAP, images.dtype)
+    height, layout = images.shape[1], input_layout(images, spec)
+    out_layout = output_layout(out, layout)
+    rows = make_rows(spec.window, row_size(layout), images)
+    scratch = make_rows(3, row_size(layout), images)
+    maxima, root, a = scratch[0], scratch[1], scratch[2]
+    out_scratch = make_rows(2, row_size(out_layout), images)
+    pooled, normed = out_scratch[0], out_scratch[1]
+    squares = np.zeros(a.size + 2 * PAD, images.dtype)
     for n in range(first, last):
         loaded = 0
         for i in range(out.shape[1]):
-            top = i * plan.stride
-            bottom = min(top + plan.window, height)
+            top = i * spec.stride
+            bottom = min(top + spec.window, height)
             while loaded < bottom:
-                row = kept[loaded % plan.window]
-                if plan.norm == BEFORE:
-                    load(images[n, loaded], a, shape, plan.relu_first)
-                    normalize(a, root, row, squares, plan.k, plan.alpha)
+                row = rows[loaded % spec.window]
+                if spec.norm == BEFORE_POOL:
+                    load_row(images[n, loaded], a, layout, spec.relu_first)
+                    normalize(a, root, row, squares, spec.k, spec.alpha)
                 else:
-                    load(images[n, loaded], row, shape, plan.relu_first)
+                    load_row(images[n, loaded], row, layout, spec.relu_first)
                 loaded += 1
-            pool(kept, tall, pooled, top, bottom, shape)
+            pool(rows, maxima, pooled, top, bottom, layout)
             result = pooled
-            if plan.norm == AFTER:
-                normalize(pooled, root, normed, squares, plan.k, plan.alpha)
+            if spec.norm == AFTER_POOL:
+                normalize(pooled, root, normed, squares, spec.k, spec.alpha)
                 result = normed
-            store(result, result, out[n, i], small, plan.relu_last)
+            store_row(result, result, out[n, i], out_layout, spec.relu_last)
 
 
-def backward(images: Any, g_out: Any, g_in: Any, first: int, last: int, plan: BlockPlan) -> None:
-    """Compute the gradient `g_in` by `images` from `g_out`, that by the result of `forward`."""
-    height, shape = images.shape[1], make_shape(images, plan)
-    small = pooled_shape(g_out, shape)
-    a = make_rows(plan.window, row_size(shape), images)
-    b = make_rows(plan.window, row_size(shape), images) if plan.norm == BEFORE else a
-    g = make_rows(plan.window, row_size(shape), images)
-    roots = make_rows(plan.window, row_size(shape), images)
-    tall = make_rows(1, row_size(shape), images)[0]
-    narrow = make_rows(4, row_size(small), images)
-    pooled, normed, root, grads = narrow[0], narrow[1], narrow[2], narrow[3]
-    terms = np.zeros(tall.size + 2 * GAP, images.dtype)
+@compiled_kernel
+def backward(images: Any, g_out: Any, g_in: Any, first: int, last: int, spec: BlockSpec) -> None:
+    """Compute the gradient `g_in` by `images` from `g_out`, the gradient by `forward`'s result."""
+    height, layout = images.shape[1], input_layout(images, spec)
+    out_layout = output_layout(g_out, layout)
+    a = make_rows(spec.window, row_size(layout), images)
+    b = make_rows(spec.window, row_size(layout), images) if spec.norm == BEFORE_POOL else a
+    g = make_rows(spec.window, row_size(layout), images)
+    roots = make_rows(spec.window, row_size(layout), images)
+    maxima = make_rows(1, row_size(layout), images)[0]
+    scratch = make_rows(4, row_size(out_layout), images)
+    pooled, normed, root, g_pooled = scratch[0], scratch[1], scratch[2], scratch[3]
+    terms = np.zeros(maxima.size + 2 * PAD, images.dtype)
     for n in range(first, last):
         loaded = stored = 0
         for i in range(g_out.shape[1]):
-            top = i * plan.stride
-            bottom = min(top + plan.window, height)
+            top = i * spec.stride
+            bottom = min(top + spec.window, height)
             while loaded < bottom:
-                slot = loaded % plan.window
-                load(images[n, loaded], a[slot], shape, plan.relu_first)
-                if plan.norm == BEFORE:
-                    normalize(a[slot], roots[slot], b[slot], terms, plan.k, plan.alpha)
+                slot = loaded % spec.window
+                load_row(images[n, loaded], a[slot], layout, spec.relu_first)
+                if spec.norm == BEFORE_POOL:
+                    normalize(a[slot], roots[slot], b[slot], terms, spec.k, spec.alpha)
                 clear(g[slot])
                 loaded += 1
-            pool(b, tall, pooled, top, bottom, shape)
-            clear(grads)  # the zeros between towers too, which NaNs may have spoilt
-            load(g_out[n, i], grads, small, False)
-            if plan.relu_last:
-                cut(grads, pooled)
-            if plan.norm == AFTER:
-                normalize(pooled, root, normed, terms, plan.k, plan.alpha)
-                normalize_backward(pooled, root, grads, terms, plan.alpha)
-            pool_backward(b, pooled, grads, g, top, bottom, shape)
+            pool(b, maxima, pooled, top, bottom, layout)
+            clear(g_pooled)  # the zeros between towers too, which a NaN may have overwritten
+            load_row(g_out[n, i], g_pooled, out_layout, False)
+            if spec.relu_last:
+                relu_backward(g_pooled, pooled)
+            if spec.norm == AFTER_POOL:
+                normalize(pooled, root, normed, terms, spec.k, spec.alpha)
+                normalize_backward(pooled, root, g_pooled, terms, spec.alpha)
+            pool_backward(b, pooled, g_pooled, g, top, bottom, layout)
             done = i + 1 == g_out.shape[1]
-            while stored < (height if done else top + plan.stride):
-                slot = stored % plan.window
+            while stored < (height if done else top + spec.stride):
+                slot = stored % spec.window
                 if stored >= loaded:
                     clear(g[slot])  # a row below the last window
-                elif plan.norm == BEFORE:
-                    normalize_backward(a[slot], roots[slot], g[slot], terms, plan.alpha)
-                store(g[slot], a[slot], g_in[n, stored], shape, plan.relu_first)
+                elif spec.norm == BEFORE_POOL:
+                    normalize_backward(a[slot], roots[slot], g[slot], terms, spec.alpha)
+                store_row(g[slot], a[slot], g_in[n, stored], layout, spec.relu_first)
                 stored += 1

@@ -1,8 +1,8 @@
-"""Layers on a CPU through oneDNN's own operations, which PyTorch uses in compiled networks only.
+"""Layers on a CPU by oneDNN's own operations, which PyTorch uses in compiled networks only.
 
-PyTorch multiplies matrices on a CPU with MKL, which on processors that are not Intel's runs at less
-than half of the rate that oneDNN reaches there. For inference, weights are also rearranged once
-rather than at every call, and ReLU is part of the layer before it.
+PyTorch multiplies matrices on a CPU with MKL. On processors that are not Intel's, this is less than
+half as fast as oneDNN. For inference, weights are also rearranged once instead of at every call,
+and ReLU is part of the layer before it.
 """
 
 import platform
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-Weighted = nn.Conv2d | nn.Linear
+WeightedLayer = nn.Conv2d | nn.Linear
 
 
 def is_available() -> bool:
-    """Tell whether this build of PyTorch has the operations, on a processor they were tried on."""
+    """Tell whether this PyTorch has the operations, on a kind of processor they were tested on."""
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and platform.machine().lower() in ("x86_64", "amd64")
@@ -52,101 +52,101 @@ class Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by x, weight and bias, each if it is asked for."""
+        """Return the gradients by x, weight and bias; None for those that are not needed."""
         (g,), (x, weight) = gradients, ctx.saved_tensors
-        by_x, by_weight, by_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            product(g, weight.t()) if by_x else None,
-            product(g.t(), x.t()) if by_weight else None,
-            g.sum(0) if by_bias else None,
+            product(g, weight.t()) if needs_x else None,
+            product(g.t(), x.t()) if needs_weight else None,
+            g.sum(0) if needs_bias else None,
         )
 
 
-def runs_here(x: Tensor, weight: Tensor) -> bool:
-    """Tell whether the operations take these: float32 on a CPU, outside of mixed precision."""
+def accepts(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether the operations accept these: float32 on a CPU, outside of mixed precision."""
     on_cpu = x.device.type == weight.device.type == "cpu"
     float32 = x.dtype == weight.dtype == torch.float32
     return on_cpu and float32 and not torch.is_autocast_enabled("cpu")
 
 
 @dataclass
-class Steps:
+class StepCounter:
     """Counts the steps of all optimisers."""
 
-    taken: int = 0
+    count: int = 0
 
     def __call__(self, *_: object) -> None:
         """Count one."""
-        self.taken += 1
+        self.count += 1
 
 
 @cache
-def optimizer_steps() -> Steps:
-    """Begin to count the steps that optimisers take.
+def optimizer_steps() -> StepCounter:
+    """Return the counter of optimiser steps, which starts at the first call.
 
-    PyTorch's fused optimisers change weights without raising their version, as all else does.
+    PyTorch's fused optimisers change weights without increasing their version.
     """
-    steps = Steps()
-    register_optimizer_step_post_hook(steps)
-    return steps
+    counter = StepCounter()
+    register_optimizer_step_post_hook(counter)
+    return counter
 
 
 PACKED_BATCH = 32
-"""Larger batches do not gain by rearranged weights, which take their memory twice."""
+"""Larger batches are not faster with rearranged weights, which need memory for a second copy."""
 
 
 @dataclass
 class Inference:
-    """Runs `layer`, and a ReLU after it if `relu`, where no gradient is asked for.
+    """Runs `layer`, and a ReLU after it if `relu`, without a gradient.
 
-    From the second call with the same weights on, they are rearranged as oneDNN likes them best: a
-    first call alone, as for one picture on the command line, does not pay for that. Changes by
-    optimisers and by PyTorch's operations are noticed, those made behind its back (`.data`) not.
-    `dtype` bfloat16 rounds the weights and inputs of linear layers, so that half as much is read.
+    The second call with the same weights rearranges them for oneDNN; for a single call, as for one
+    image on the command line, this would not pay. Changes of the weights by optimisers and by
+    PyTorch's operations are detected, changes through `.data` are not. `dtype` bfloat16 rounds the
+    weights and inputs of linear layers, which halves the memory to be read.
     """
 
-    layer: Weighted
+    layer: WeightedLayer
     relu: bool
     dtype: torch.dtype = torch.float32
-    seen: tuple[Tensor, tuple[int, ...]] | None = None
-    """The weights of the last call: the parameter, and what tells whether it has changed."""
+    last: tuple[Tensor, tuple[int, ...]] | None = None
+    """The weight of the last call, and its version."""
     packed: Tensor | None = None
+    """The same weight, rearranged."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map `x` as the layer and the ReLU do."""
         result: Tensor
-        layer, after = self.layer, "relu" if self.relu else "none"
+        layer, activation = self.layer, "relu" if self.relu else "none"
         weight = self.weight(len(x))
         if isinstance(layer, nn.Conv2d):
             x = x.contiguous(memory_format=torch.channels_last)
             sizes = layer.padding, layer.stride, layer.dilation, layer.groups
             result = torch.ops.mkldnn._convolution_pointwise(
-                x, weight, layer.bias, *sizes, after, [], ""
+                x, weight, layer.bias, *sizes, activation, [], ""
             )
             return result
         bias = None if layer.bias is None else layer.bias.to(weight.dtype)
-        narrow = x.to(weight.dtype)
-        result = torch.ops.mkldnn._linear_pointwise(narrow, weight, bias, after, [], "")
-        result = result.to(x.dtype)
-        return result
+        inputs = x.to(weight.dtype)
+        result = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], "")
+        return result.to(x.dtype)
 
     def weight(self, batch: int) -> Tensor:
-        """Return the layer's weight, rearranged if that is worth it."""
+        """Return the layer's weight for so many images, rearranged if that is faster."""
         weight = self.layer.weight
-        if batch > PACKED_BATCH or weight.is_inference():  # those count no versions
-            self.seen = self.packed = None
+        if batch > PACKED_BATCH or weight.is_inference():  # inference tensors have no version
+            self.last = self.packed = None
             return weight.to(self.dtype)
-        state = weight._version, weight.data_ptr(), optimizer_steps().taken
-        if self.seen is None or self.seen[0] is not weight or self.seen[1] != state:
-            self.seen, self.packed = (weight, state), None
+        version = weight._version, weight.data_ptr(), optimizer_steps().count
+        if self.last is None or self.last[0] is not weight or self.last[1] != version:
+            self.last, self.packed = (weight, version), None
             return weight.to(self.dtype)
         if self.packed is None:
             self.packed = pack(self.layer, weight.to(self.dtype))
         return self.packed
 
 
-def pack(layer: Weighted, weight: Tensor) -> Tensor:
-    """Rearrange `weight`, which is that of `layer`."""
+def pack(layer: WeightedLayer, weight: Tensor) -> Tensor:
+    """Rearrange `weight` for `layer`."""
     packed: Tensor
     if isinstance(layer, nn.Conv2d):
         sizes = layer.padding, layer.stride, layer.dilation, layer.groups

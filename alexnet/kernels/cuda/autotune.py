@@ -1,13 +1,15 @@
-"""The form of each convolution that is fastest on the GPU at hand, found by measuring it there.
+"""The fastest algorithm of each convolution on a GPU, found by measuring and cached in a file.
 
-Groups have slow kernels on some GPUs and good ones on others, and so has a convolution of three
-channels. Each is tried in every form when it is first run on a new device, forward and, in
-training, backward. What was chosen is kept (`alexnet.kernels.tuning_cache`), so that the
-next process does not choose another form, whose last bits differ.
+Grouped convolutions are slow on some GPUs and fast on others, and so are convolutions of three
+channels. At the first run on a new device every algorithm is timed, forward and, in training,
+backward. Later processes read the choice from the file: another algorithm would change the last
+bits of the result.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,106 +17,144 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alexnet.compiled import cache_folder
+from alexnet.errors import StorageError
 from alexnet.kernels.convolutions import ConvAlgorithm, convolve
-from alexnet.kernels.tuning_cache import TuningCache, cache_folder
+from alexnet.storage.atomic import atomic_write
+from alexnet.storage.untrusted import parse_json
 
 GROUPED = (
     ConvAlgorithm(channels_last=True),
     ConvAlgorithm(channels_last=True, groups="split"),
     ConvAlgorithm(channels_last=True, groups="filled"),
 )
-STRIDED = (ConvAlgorithm(channels_last=True), ConvAlgorithm(channels_last=True, unshuffle=True))
+STRIDED = (
+    ConvAlgorithm(channels_last=True),
+    ConvAlgorithm(channels_last=True, space_to_depth=True),
+)
 WARM_UP, TRIES = 3, 5
 
-Seconds = Callable[[Callable[[], object]], float]
-"""Measures how long some work takes."""
+Timer = Callable[[Callable[[], object]], float]
+"""Returns the seconds that a function takes."""
+
+
+class TuningCache:
+    """Values by name in a JSON file; in memory only where the file cannot be read or written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values = self._read()
+
+    def get(self, name: str) -> Any:
+        """Return the value cached under `name`, or None."""
+        return self.values.get(name)
+
+    def put(self, name: str, value: Any) -> None:
+        """Cache a plain JSON value under `name`, and keep what other processes have added."""
+        self.values = self._read() | self.values | {name: value}
+        with suppress(StorageError), atomic_write(self.path) as temporary:
+            temporary.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            values = parse_json(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+
+@cache
+def gpu_cache() -> TuningCache:
+    """Return the cache for the GPUs of this machine."""
+    return TuningCache(cache_folder() / "gpus.json")
+
+
+class Autotuner:
+    """Returns the fastest algorithm of a convolution, measured once for each size.
+
+    Nothing can be measured while a CUDA graph is captured: the first algorithm is used then, unless
+    the cache has the choice.
+    """
+
+    def __init__(self, choices: TuningCache, device: str, timer: Timer) -> None:
+        self.choices, self.device, self.timer = choices, device, timer
+
+    def __call__(self, x: Tensor, conv: nn.Conv2d) -> ConvAlgorithm:
+        """Choose the algorithm for `x` (N, C, H, W)."""
+        algorithms = candidates(conv)
+        if len(algorithms) == 1 or x.shape[1] != conv.in_channels:
+            return algorithms[-1]
+        name = f"{self.device}: {describe(x, conv)}"
+        choice = self.choices.get(name)
+        if not isinstance(choice, int) or not 0 <= choice < len(algorithms):
+            if x.is_cuda and torch.cuda.is_current_stream_capturing():
+                return algorithms[0]
+            seconds = [self.timer(workload(x, conv, algorithm)) for algorithm in algorithms]
+            choice = seconds.index(min(seconds))
+            self.choices.put(name, choice)
+        return algorithms[choice]
+
+
+@cache
+def autotuner(device: torch.device) -> Autotuner:
+    """Return the autotuner of a CUDA device."""
+    return Autotuner(gpu_cache(), identify(device), seconds_on_gpu)
 
 
 def candidates(conv: nn.Conv2d) -> Sequence[ConvAlgorithm]:
-    """List the forms that a convolution has on a GPU."""
+    """List the algorithms for a convolution on a GPU."""
     if conv.groups > 1:
         return GROUPED
     return STRIDED if conv.stride[0] > 1 else STRIDED[:1]
 
 
-class Autotuner:
-    """Returns the fastest form of a convolution on such images, measured once for each size.
-
-    While a step is being recorded nothing can be measured: a form that is not known yet is then the
-    first.
-    """
-
-    def __init__(self, kept: TuningCache, device: str, seconds: Seconds) -> None:
-        self.kept, self.device, self.seconds = kept, device, seconds
-
-    def __call__(self, x: Tensor, conv: nn.Conv2d) -> ConvAlgorithm:
-        """Choose for `x` (N, C, H, W)."""
-        forms = candidates(conv)
-        if len(forms) == 1 or x.shape[1] != conv.in_channels:
-            return forms[-1]
-        name = f"{self.device}: {describe(x, conv)}"
-        chosen = self.kept.get(name)
-        if not isinstance(chosen, int) or not 0 <= chosen < len(forms):
-            if x.is_cuda and torch.cuda.is_current_stream_capturing():
-                return forms[0]
-            times = [self.seconds(work_of(x, conv, form)) for form in forms]
-            chosen = times.index(min(times))
-            self.kept.put(name, chosen)
-        return forms[chosen]
-
-
 def describe(x: Tensor, conv: nn.Conv2d) -> str:
-    """Name all that decides how fast a convolution is; numbers of images by powers of two."""
+    """Name everything that affects the speed; the batch size is rounded up to a power of two."""
     mixed = torch.is_autocast_enabled(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if mixed else x.dtype
     images = 1 << (len(x) - 1).bit_length() if len(x) else 0
     work = "forward and backward" if torch.is_grad_enabled() else "forward"
-    repeatable = ", deterministic" if torch.backends.cudnn.deterministic else ""
+    deterministic = ", deterministic" if torch.backends.cudnn.deterministic else ""
     sizes = f"{tuple(x.shape[1:])} by {tuple(conv.weight.shape)}, stride {conv.stride[0]}"
-    return f"{images} x {sizes}, {conv.groups} groups, {dtype}, {work}{repeatable}"
+    return f"{images} x {sizes}, {conv.groups} groups, {dtype}, {work}{deterministic}"
 
 
-def work_of(x: Tensor, conv: nn.Conv2d, form: ConvAlgorithm) -> Callable[[], object]:
-    """Return what is measured: what the convolution does in a step, on the images at hand."""
+def workload(x: Tensor, conv: nn.Conv2d, algorithm: ConvAlgorithm) -> Callable[[], object]:
+    """Return the work to be timed: what a step does with this convolution and these images."""
     if not torch.is_grad_enabled():
-        return lambda: convolve(x, conv, form)
-    given = x.detach().requires_grad_(x.requires_grad)
-    wanted = [conv.weight, given] if x.requires_grad else [conv.weight]
+        return lambda: convolve(x, conv, algorithm)
+    inputs = x.detach().requires_grad_(x.requires_grad)
+    needed = [conv.weight, inputs] if x.requires_grad else [conv.weight]
 
-    def both() -> object:
-        y = convolve(given, conv, form)
-        return torch.autograd.grad(y, wanted, torch.ones_like(y))
+    def forward_and_backward() -> object:
+        y = convolve(inputs, conv, algorithm)
+        return torch.autograd.grad(y, needed, torch.ones_like(y))
 
-    return both
+    return forward_and_backward
 
 
 def seconds_on_gpu(work: Callable[[], object]) -> float:
     """Return the shortest time that `work` took on the current CUDA device."""
     for _ in range(WARM_UP):
         work()
-    times: list[float] = []
+    seconds: list[float] = []
     for _ in range(TRIES):
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         began.record()
         work()
         ended.record()
         ended.synchronize()
-        times.append(began.elapsed_time(ended) / 1000)
-    return min(times)
-
-
-@cache
-def kept_here() -> TuningCache:
-    """Return what is kept of this machine's GPUs."""
-    return TuningCache(cache_folder() / "gpus.json")
+        seconds.append(began.elapsed_time(ended) / 1000)
+    return min(seconds)
 
 
 @cache
 def identify(device: torch.device) -> str:
-    """Name a GPU and all software that decides what it computes, our kernels among it."""
+    """Name a GPU and all software that affects its results, our kernels included."""
     import triton
 
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    kernels = Path(__file__).parents[1]  # this folder's kernels, and the algorithms above it
+    sources = sorted([*kernels.glob("*.py"), *kernels.glob("cuda/*.py")])
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     parts: dict[str, Any] = {
         "torch": torch.__version__,
@@ -126,9 +166,3 @@ def identify(device: torch.device) -> str:
     }
     name = torch.cuda.get_device_name(device)
     return ", ".join([name, *(f"{part} {value}" for part, value in parts.items())])
-
-
-@cache
-def forms_on(device: torch.device) -> Autotuner:
-    """Return what chooses the forms on a CUDA device."""
-    return Autotuner(kept_here(), identify(device), seconds_on_gpu)

@@ -1,10 +1,10 @@
-"""8-bit images to the network's input in one Triton kernel: what `alexnet.transforms.augment` does.
+"""8-bit images to the network's input in one Triton kernel, as `alexnet.transforms.augment` does.
 
-Crop, mirror, mean, colour, the type of the numbers and the order in memory: each input value is
-written once, and nothing else. Images may have their colour halved (`alexnet.images.yuv420`): their
-pixels are made on the way. The input may be in the form that conv1 reads best
-(`alexnet.kernels.convolutions.SpaceToDepth`): `stride` x `stride` pixels become one with 3 * stride**2
-channels, as torch's pixel_unshuffle makes it, with zeros around the image.
+The kernel crops, mirrors, subtracts the mean, shifts the colour, and converts type and layout: each
+input value is written once, and nothing else. Images of halved colour (`alexnet.images.yuv420`) are
+converted to RGB on the way. The input may be in the layout that conv1 reads fastest
+(`alexnet.kernels.convolutions.SpaceToDepth`): `stride` x `stride` pixels become one pixel of
+3 * stride**2 channels, as by torch's pixel_unshuffle, with zeros around the image.
 """
 
 # Kernels take their tensors, sizes and constants one by one.
@@ -16,28 +16,25 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.images.yuv420 import TO_RGB
-from alexnet.train.image_cache import PixelFormat
-from alexnet.transforms import AugmentParams
+from alexnet.train.state import Indices, PixelFormat
+from alexnet.transforms import AugmentParams, crop_corners
 
 RED_IN_RED, BLUE_IN_GREEN, RED_IN_GREEN, BLUE_IN_BLUE = map(tl.constexpr, TO_RGB)
 TILE = 512
 """Pixels written by one program."""
 
 
-def windows(draws: AugmentParams, images: NDArray[np.int64], size: int, crop: int) -> Tensor:
-    """Return (N, 4) int32 on the CPU: image's number, window's top and left, mirrored or not.
+def crop_table(params: AugmentParams, rows: Indices, size: int, crop: int) -> Tensor:
+    """Return (N, 4) int32 on the CPU: row of the image, top and left of its crop, mirrored or not.
 
-    `images` are the numbers of the images within the tensor that `prepare_batch` reads, of side
-    `size`. The windows are `alexnet.transforms.augment`'s where `min_crop_scale` is 0.
+    `rows` (N,) are the images' rows in the tensor that `prepare_batch` reads; `size` is their side.
+    The crops are those of `alexnet.transforms.augment` where `min_crop_scale` is 0.
     """
-    places = size - crop + 1
-    corners = [np.floor(at * places).astype(np.int32) for at in (draws.top, draws.left)]
-    columns = [images.astype(np.int32), *corners, draws.flip.astype(np.int32)]
-    return torch.from_numpy(np.stack(columns, axis=1))
+    columns = [rows, *crop_corners(params, size, crop), params.flip]
+    return torch.from_numpy(np.stack([column.astype(np.int32) for column in columns], axis=1))
 
 
 def prepare_batch(
@@ -52,13 +49,12 @@ def prepare_batch(
     before: int = 0,
     divisor: float = 1.0,
 ) -> Tensor:
-    """Fill `out` with (image - mean + shift) / divisor of the windows in `table`; return it.
+    """Fill `out` with (image - mean + shift) / divisor of the crops in `table`; return it.
 
-    rows: (M, bytes of an image) uint8, contiguous, images of side `size` in the form that
-    `alexnet.train.image_cache` keeps; table: (N, 4), see `windows`; shift: (N, 3) float32; mean:
-    (3, crop, crop) float32; all on one device. out: (N, 3, crop, crop), or (N, 3 * stride**2, height, width)
-    whose first pixel lies `before` pixels above and left of the window; any float type and memory
-    format.
+    rows: (M, bytes of an image) uint8, contiguous, images of side `size` in `pixel_format`; table:
+    (N, 4), see `crop_table`; shift: (N, 3) float32; mean: (3, crop, crop) float32; all on one
+    device. out: (N, 3, crop, crop), or (N, 3 * stride**2, height, width), whose first pixel is
+    `before` pixels above and left of the crop; any float type and memory format.
     """
     stride = math.isqrt(out.shape[1] // 3)
     values = triton.next_power_of_2(stride * stride)
@@ -76,7 +72,7 @@ def prepare_batch(
 def _chroma(plane, y, x, side, live):
     """Return 16 times the colour of pixels, from a plane of half the side.
 
-    As `alexnet.images.yuv420.from_yuv420`: 3 parts of the nearest value, one of the next, each way.
+    As `alexnet.images.yuv420.from_yuv420`: 3 parts nearest value, 1 part next one, in each axis.
     """
     near_y, near_x = y // 2, x // 2
     far_y = tl.minimum(tl.maximum(near_y + 2 * (y % 2) - 1, 0), side - 1)
@@ -90,7 +86,7 @@ def _chroma(plane, y, x, side, live):
 
 @triton.jit
 def _level(luma, change):
-    """Add a change of 2**20ths to the brightness; the result is 8-bit."""
+    """Add `change` / 2**20 to the brightness, rounded and limited to 8 bits."""
     level = luma + ((change + (1 << 19)) >> 20)
     return tl.minimum(tl.maximum(level, 0), 255)
 
@@ -114,7 +110,7 @@ def _kernel(
     crop: tl.constexpr, stride: tl.constexpr, columns: tl.constexpr, values: tl.constexpr,
     halved: tl.constexpr,
 ):  # fmt: skip
-    """Write one row of one image's input, `columns` places of it with all their pixels."""
+    """Write `columns` pixels of one row of one image's input."""
     batch, i = tl.program_id(0) // height, tl.program_id(0) % height
     j = (tl.program_id(1) * columns + tl.arange(0, columns))[:, None]
     q = tl.arange(0, values)[None, :]
@@ -122,27 +118,27 @@ def _kernel(
     x = j * stride + q % stride - before
     inside = (j < width) & (q < stride * stride)
     live = inside & (y >= 0) & (y < crop) & (x >= 0) & (x < crop)
-    number = tl.load(table + batch * 4)
+    row = tl.load(table + batch * 4)
     down = tl.load(table + batch * 4 + 1) + y
     mirrored = tl.load(table + batch * 4 + 3)
     across = tl.load(table + batch * 4 + 2) + x + mirrored * (crop - 1 - 2 * x)
-    source = rows + number.to(tl.int64) * length
-    place = down * size + across
+    source = rows + row.to(tl.int64) * length
+    offset = down * size + across
     if halved:
-        luma = tl.load(source + place, mask=live, other=0).to(tl.int32)
+        luma = tl.load(source + offset, mask=live, other=0).to(tl.int32)
         half = size // 2
-        blue = _chroma(source + size * size, down, across, half, live)
-        red = _chroma(source + size * size + half * half, down, across, half, live)
-        first = _level(luma, RED_IN_RED * red)
-        second = luma - ((BLUE_IN_GREEN * blue + RED_IN_GREEN * red + (1 << 19)) >> 20)
-        second = tl.minimum(tl.maximum(second, 0), 255)
-        third = _level(luma, BLUE_IN_BLUE * blue)
+        cb = _chroma(source + size * size, down, across, half, live)
+        cr = _chroma(source + size * size + half * half, down, across, half, live)
+        red = _level(luma, RED_IN_RED * cr)
+        green = luma - ((BLUE_IN_GREEN * cb + RED_IN_GREEN * cr + (1 << 19)) >> 20)
+        green = tl.minimum(tl.maximum(green, 0), 255)
+        blue = _level(luma, BLUE_IN_BLUE * cb)
     else:
-        first = tl.load(source + place * 3, mask=live, other=0)
-        second = tl.load(source + place * 3 + 1, mask=live, other=0)
-        third = tl.load(source + place * 3 + 2, mask=live, other=0)
+        red = tl.load(source + offset * 3, mask=live, other=0)
+        green = tl.load(source + offset * 3 + 1, mask=live, other=0)
+        blue = tl.load(source + offset * 3 + 2, mask=live, other=0)
     target = out + batch.to(tl.int64) * step_n + i * step_i + j * step_j + q * step_q
-    own = shift + batch * 3
-    _store(target, first, mean, own, 0, y, x, live, inside, divisor, step_q, crop, stride)
-    _store(target, second, mean, own, 1, y, x, live, inside, divisor, step_q, crop, stride)
-    _store(target, third, mean, own, 2, y, x, live, inside, divisor, step_q, crop, stride)
+    image_shift = shift + batch * 3
+    _store(target, red, mean, image_shift, 0, y, x, live, inside, divisor, step_q, crop, stride)
+    _store(target, green, mean, image_shift, 1, y, x, live, inside, divisor, step_q, crop, stride)
+    _store(target, blue, mean, image_shift, 2, y, x, live, inside, divisor, step_q, crop, stride)

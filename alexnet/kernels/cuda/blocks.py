@@ -1,98 +1,84 @@
-"""The blocks between convolutions on CUDA devices: which of them run as one, and how.
+"""Blocks on CUDA devices.
 
-A block is cut into stages, each one kernel forward and one backward (`cuda_norm`), or a
-normalisation within maps (`cuda_maps`). Between two stages the values are stored; that happens in
-two of the networks' blocks only: the pool before normalisation (caffenet), a quarter of the values,
-and 2012's two normalisations in a row.
+A block is divided into as few kernels as possible: `Fused` operations (`block_kernels`), or a
+normalisation within maps (`spatial_norm`). Between two kernels the values are stored. This happens
+in two of the networks' blocks only: after the pool of caffenet, a quarter of the values, and
+between the two normalisations of 2012.
 """
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from alexnet.kernels.blocks import ChannelNorm, MapNorm, MaxPool, Relu, Step
-from alexnet.kernels.cuda import norm_kernels as cuda_norm
-from alexnet.kernels.cuda.norm_kernels import Stage, run_stage
-from alexnet.kernels.cuda.spatial_norm import run_map_norm
-from alexnet.networks.layers import LocalResponseNorm, SpatialResponseNorm
+from alexnet.kernels.blocks import (
+    ChannelNorm,
+    MaxPool,
+    Operation,
+    Relu,
+    SpatialNorm,
+    reference_block,
+)
+from alexnet.kernels.cuda.block_kernels import GROUP, WINDOW, Fused, run_fused
+from alexnet.kernels.cuda.spatial_norm import run_spatial_norm
 
 LARGEST_POOL = 15
-"""A window's places have to fit into a byte."""
+"""An index in a window has to fit into a byte."""
 
 
-def supports(block: Sequence[Step]) -> bool:
-    """Tell whether every step of `block` has a kernel here; a ReLU alone needs none."""
-    more = any(not isinstance(step, Relu) for step in block)
-    return more and all(_has_kernel(step) for step in block)
+def supports(block: Sequence[Operation]) -> bool:
+    """Tell whether every operation of `block` has a kernel here; a ReLU alone needs none."""
+    only_relu = all(isinstance(operation, Relu) for operation in block)
+    return not only_relu and all(_has_kernel(operation) for operation in block)
 
 
-def run_block(x: Tensor, block: Sequence[Step]) -> Tensor:
+def run_block(x: Tensor, block: Sequence[Operation]) -> Tensor:
     """Apply `block` to `x` (N, C, H, W), differentiably; the result has the memory format of `x`.
 
-    Channels that do not divide into towers of whole groups of four go through PyTorch's own layers.
+    The reference layers run if the channels do not divide into towers of whole groups of four.
     """
-    if any(x.shape[1] % (width * cuda_norm.GROUP.value) for width in _towers(block)):
-        return plain_block(x, block)
+    towers = [op.towers for op in block if isinstance(op, ChannelNorm)] or [1]
+    if any(x.shape[1] % (count * GROUP.value) for count in towers):
+        return reference_block(x, block)
     y = x
-    for stage in stages(block):
-        y = run_map_norm(y, stage) if isinstance(stage, MapNorm) else run_stage(y, stage)
+    for part in fuse(block):
+        y = run_spatial_norm(y, part) if isinstance(part, SpatialNorm) else run_fused(y, part)
     return y.contiguous() if x.is_contiguous() else y
 
 
-def plain_block(x: Tensor, block: Sequence[Step]) -> Tensor:
-    """Compute what `run_block` should, with the layers of the tables."""
-    for step in block:
-        x = plain_layer(step)(x)
-    return x
-
-
-def plain_layer(step: Step) -> nn.Module:
-    """Return the layer that `step` stands for."""
-    if isinstance(step, ChannelNorm):
-        size, alpha, beta, k = step.size, step.alpha, step.beta, step.k
-        return LocalResponseNorm(size, alpha, beta, k, towers=step.towers)
-    if isinstance(step, MapNorm):
-        return SpatialResponseNorm(step.size, step.alpha, step.beta)
-    if isinstance(step, MaxPool):
-        return nn.MaxPool2d(step.size, step.stride, ceil_mode=step.ceil_mode)
-    return nn.ReLU()
-
-
-def stages(block: Sequence[Step]) -> list[Stage | MapNorm]:
-    """Cut `block` into the fewest stages, from its beginning."""
-    found: list[Stage | MapNorm] = []
-    for step in block:
-        last = found[-1] if found else None
-        longer = _append(last, step) if isinstance(last, Stage) else None
-        if longer is not None:
-            found[-1] = longer
+def fuse(block: Sequence[Operation]) -> list[Fused | SpatialNorm]:
+    """Divide `block` into the operations of the fewest kernels."""
+    parts: list[Fused | SpatialNorm] = []
+    for operation in block:
+        if isinstance(operation, SpatialNorm):
+            parts.append(operation)
+            continue
+        last = parts[-1] if parts else None
+        longer = _append(last, operation) if isinstance(last, Fused) else None
+        if longer:
+            parts[-1] = longer
         else:
-            found.append(step if isinstance(step, MapNorm) else _begin(step))
-    return found
+            parts.append(_start(operation))
+    return parts
 
 
-def _begin(step: Relu | ChannelNorm | MaxPool) -> Stage:
-    if isinstance(step, Relu):
-        return Stage(relu=True)
-    return Stage(norm=step) if isinstance(step, ChannelNorm) else Stage(pool=step)
+def _start(operation: Relu | ChannelNorm | MaxPool) -> Fused:
+    if isinstance(operation, Relu):
+        return Fused(relu=True)
+    return Fused(norm=operation) if isinstance(operation, ChannelNorm) else Fused(pool=operation)
 
 
-def _append(stage: Stage, step: Step) -> Stage | None:
-    """Add `step` at the end of `stage`; None if its kernel has no place for it there."""
-    if isinstance(step, ChannelNorm) and not (stage.norm or stage.pool):
-        return stage._replace(norm=step)
-    if isinstance(step, MaxPool) and not stage.pool:
-        return stage._replace(pool=step)
-    if isinstance(step, Relu) and stage.pool and not stage.relu_after:
-        return stage._replace(relu_after=True)
+def _append(fused: Fused, operation: Relu | ChannelNorm | MaxPool) -> Fused | None:
+    """Add `operation` at the end of `fused`; None if one kernel cannot run them in this order."""
+    if isinstance(operation, ChannelNorm) and not (fused.norm or fused.pool):
+        return fused._replace(norm=operation)
+    if isinstance(operation, MaxPool) and not fused.pool:
+        return fused._replace(pool=operation)
+    if isinstance(operation, Relu) and fused.pool and not fused.relu_after:
+        return fused._replace(relu_after=True)
     return None
 
 
-def _has_kernel(step: Step) -> bool:
-    if isinstance(step, ChannelNorm):
-        return step.size == cuda_norm.WINDOW
-    return not isinstance(step, MaxPool) or step.size <= LARGEST_POOL
-
-
-def _towers(block: Sequence[Step]) -> list[int]:
-    return [step.towers for step in block if isinstance(step, ChannelNorm)] or [1]
+def _has_kernel(operation: Operation) -> bool:
+    if isinstance(operation, ChannelNorm):
+        return operation.size == WINDOW
+    return not isinstance(operation, MaxPool) or operation.size <= LARGEST_POOL

@@ -1,7 +1,7 @@
 """Response normalisation within each map (2012's second one) in Triton, for CUDA devices.
 
-No channel needs another one here, so a program simply adds up the window of each pixel. The
-backward pass has two kernels: what each pixel adds to the gradients around it, then sums of that.
+Channels are independent, so a program adds up the window of each pixel. The backward pass has two
+kernels: the term that each pixel adds to the gradients around it, then the sums of these terms.
 """
 
 # Kernels take their tensors, sizes and constants one by one.
@@ -14,17 +14,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet.kernels.blocks import MapNorm
-from alexnet.kernels.cuda.norm_kernels import grid, inverse_power, pixels_and_channels, tiling
+from alexnet.kernels.blocks import SpatialNorm
+from alexnet.kernels.cuda.block_kernels import grid, inverse_power, pixels_and_channels, tiling
 
 
-def run_map_norm(x: Tensor, norm: MapNorm) -> Tensor:
+def run_spatial_norm(x: Tensor, norm: SpatialNorm) -> Tensor:
     """Apply `norm` to `x` (N, C, H, W), differentiably; the result is channels-last."""
-    result: Tensor = _MapNorm.apply(x, norm)
+    result: Tensor = _SpatialNormFunction.apply(x, norm)
     return result
 
 
-class _MapNorm(torch.autograd.Function):
+class _SpatialNormFunction(torch.autograd.Function):
     """The kernels as one differentiable function."""
 
     @staticmethod
@@ -41,14 +41,14 @@ class _MapNorm(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-        direct, around = torch.empty_like(x, dtype=exact), torch.empty_like(x, dtype=exact)
+        direct, terms = torch.empty_like(x, dtype=exact), torch.empty_like(x, dtype=exact)
         out = torch.empty_like(x)
-        _launch(_factors_kernel, (x, gradient, direct, around), ctx.norm)
-        _launch(_backward_kernel, (x, direct, around, out), ctx.norm)
+        _launch(_terms_kernel, (x, gradient, direct, terms), ctx.norm)
+        _launch(_backward_kernel, (x, direct, terms, out), ctx.norm)
         return out, None
 
 
-def _launch(kernel: Any, tensors: tuple[Tensor, ...], norm: MapNorm) -> None:
+def _launch(kernel: Any, tensors: tuple[Tensor, ...], norm: SpatialNorm) -> None:
     """Run a kernel over all pixels of its first tensor."""
     images, channels, height, width = tensors[0].shape
     count = images * height * width
@@ -70,14 +70,14 @@ def _window_sum(
     """Add up the values, or their squares, of the `size` x `size` pixels around each."""
     column, row = pixel % width, pixel // width % height
     total = tl.zeros((pixel.shape[0], channel.shape[1]), wide)
-    for step in range(size):
-        down = step - size // 2
+    for i in range(size):
+        down = i - size // 2
         in_map = live & (row + down >= 0) & (row + down < height)
-        for place in tl.static_range(size):
-            across = place - size // 2
-            near = in_map & (column + across >= 0) & (column + across < width)
+        for j in tl.static_range(size):
+            across = j - size // 2
+            inside = in_map & (column + across >= 0) & (column + across < width)
             at = (pixel + (down * width + across)).to(tl.int64) * channels + channel
-            value = tl.load(x + at, mask=near, other=0).to(wide)
+            value = tl.load(x + at, mask=inside, other=0).to(wide)
             total += value * value if square else value
     return total
 
@@ -98,12 +98,12 @@ def _forward_kernel(
 
 
 @triton.jit
-def _factors_kernel(
-    x, gradient, direct, around, count, height, width,
+def _terms_kernel(
+    x, gradient, direct, terms, count, height, width,
     size: tl.constexpr, alpha: tl.constexpr, beta: tl.constexpr,
     channels: tl.constexpr, pixels: tl.constexpr, block: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
-    """Compute the direct part of the gradient, and what each pixel adds to those around it."""
+    """Compute the direct part of the gradient, and each pixel's term in the sums around it."""
     pixel, channel = pixels_and_channels(channels, pixels, block)
     live = (pixel < count) & (channel < channels)
     total = _window_sum(x, pixel, channel, live, height, width, channels, size, True, wide)
@@ -112,19 +112,19 @@ def _factors_kernel(
     value = tl.load(x + at, mask=live, other=0).to(wide)
     part = tl.load(gradient + at, mask=live, other=0).to(wide) * inverse_power(scale, beta)
     tl.store(direct + at, part, mask=live)
-    tl.store(around + at, part * value / scale, mask=live)
+    tl.store(terms + at, part * value / scale, mask=live)
 
 
 @triton.jit
 def _backward_kernel(
-    x, direct, around, out, count, height, width,
+    x, direct, terms, out, count, height, width,
     size: tl.constexpr, alpha: tl.constexpr, beta: tl.constexpr,
     channels: tl.constexpr, pixels: tl.constexpr, block: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
-    """Put the gradient together from what `_factors_kernel` wrote."""
+    """Compute the gradient from the results of `_terms_kernel`."""
     pixel, channel = pixels_and_channels(channels, pixels, block)
     live = (pixel < count) & (channel < channels)
-    total = _window_sum(around, pixel, channel, live, height, width, channels, size, False, wide)
+    total = _window_sum(terms, pixel, channel, live, height, width, channels, size, False, wide)
     at = pixel.to(tl.int64) * channels + channel
     value = tl.load(x + at, mask=live, other=0).to(wide)
     part = tl.load(direct + at, mask=live, other=0)

@@ -1,18 +1,16 @@
-"""What `prepare` can read; `open_source` finds out which of them a path is."""
+"""The sources that `prepare` can read; `open_source` recognises them."""
 
 from pathlib import Path
 
 from alexnet.errors import DataError, UsageError
-from alexnet.prepare.sources.base import Item, ItemTable, Listing, Pixels, Source
+from alexnet.prepare.sources.base import Source
 from alexnet.prepare.sources.cifar10 import BINARY_FOLDER, PYTHON_FOLDER, Cifar10Source
 from alexnet.prepare.sources.folder import FolderSource
 from alexnet.prepare.sources.imagenet import ImageNetSource, find_devkit, find_imagenet
 from alexnet.prepare.sources.labels import ValLabels
 from alexnet.prepare.sources.layout import SPLIT_NAMES
-from alexnet.prepare.sources.tar import Archive, TarSource, first_member, is_tar, plain_tar, stamp
+from alexnet.prepare.sources.tar import Archive, TarSource, decompress, first_member, is_tar, stamp
 from alexnet.progress import Progress
-
-__all__ = ["Item", "ItemTable", "Listing", "Pixels", "Source", "open_source"]
 
 _CIFAR_ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
 
@@ -25,20 +23,20 @@ def open_source(
     val_labels: Path | None = None,
     devkit: Path | None = None,
 ) -> Source:
-    """Find out by content what `path` is; archives are decompressed into the folder `work`.
+    """Recognise a source by its content; decompress archives into the folder `work`.
 
-    `val_labels` and `devkit` tell the classes of ImageNet's validation images. Raises UsageError
-    or DataError if `path` is nothing that can be read.
+    `val_labels` and `devkit` give the classes of ImageNet's validation images. Raises UsageError
+    or DataError if `path` cannot be read as a source.
     """
-    for given in filter(None, (path, val_labels, devkit)):
-        if not given.exists():
-            raise UsageError(f"{given}: no such file or folder")
+    for needed in filter(None, (path, val_labels, devkit)):
+        if not needed.exists():
+            raise UsageError(f"{needed}: no such file or folder")
     labels = ValLabels(val_labels, devkit or find_devkit(path if path.is_dir() else path.parent))
-    source = _open_folder if path.is_dir() else _open_archive
-    opened = source(path, work, progress, labels)
-    if (val_labels or devkit) and not isinstance(opened, ImageNetSource | FolderSource):
-        raise UsageError(f"{path} is no ImageNet: it needs no devkit and no label file")
-    return opened
+    open_path = _open_folder if path.is_dir() else _open_archive
+    source = open_path(path, work, progress, labels)
+    if (val_labels or devkit) and not isinstance(source, ImageNetSource | FolderSource):
+        raise UsageError(f"{path} is not ImageNet: it needs no devkit and no label file")
+    return source
 
 
 def _open_folder(path: Path, work: Path, progress: Progress, labels: ValLabels) -> Source:
@@ -51,28 +49,28 @@ def _open_folder(path: Path, work: Path, progress: Progress, labels: ValLabels) 
     by_split = _archives_by_split(path)
     if by_split:
         archives = [
-            Archive(_plain(file, work, progress), split) for split, file in by_split.items()
+            Archive(_as_tar(file, work, progress), split) for split, file in by_split.items()
         ]
         return TarSource(str(path), tuple(archives), stamp(*by_split.values()))
     return FolderSource(path, labels if labels.file or labels.devkit else None)
 
 
 def _open_archive(path: Path, work: Path, progress: Progress, labels: ValLabels) -> Source:
-    plain = _plain(path, work, progress)
-    first = first_member(plain)
+    tar = _as_tar(path, work, progress)
+    first = first_member(tar)
     top = first.partition("/")[0]
     if top == PYTHON_FOLDER:
-        return Cifar10Source(str(path), plain, work / "cifar10.pixels", stamp(path))
+        return Cifar10Source(str(path), tar, work / "cifar10.pixels", stamp(path))
     if top == BINARY_FOLDER:
-        return Cifar10Source(str(path), plain, None, stamp(path))
+        return Cifar10Source(str(path), tar, None, stamp(path))
     train, val = find_imagenet(path, first)
     if train or val:
         return ImageNetSource(str(path), train, val, labels)
-    return TarSource(str(path), (Archive(plain),), stamp(path))
+    return TarSource(str(path), (Archive(tar),), stamp(path))
 
 
 def _archives_by_split(folder: Path) -> dict[str, Path]:
-    """Find the archives in a folder that are named by split: train.tar.gz, test.tar."""
+    """Find the archives in a folder that are named after splits: train.tar.gz, test.tar."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         stem, _, suffix = path.name.partition(".")
@@ -84,8 +82,8 @@ def _archives_by_split(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _plain(path: Path, work: Path, progress: Progress) -> Path:
-    plain = plain_tar(path, work, progress)
-    if not is_tar(plain):
+def _as_tar(path: Path, work: Path, progress: Progress) -> Path:
+    tar = decompress(path, work, progress)
+    if not is_tar(tar):
         raise DataError(f"{path}: neither a folder nor a tar archive (plain, gzip, bzip2 or xz)")
-    return plain
+    return tar

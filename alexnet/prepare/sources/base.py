@@ -1,26 +1,24 @@
-"""What `prepare` asks of a source of images, whatever it is: a folder, an archive, a generator."""
+"""The interface between `prepare` and a source of images: a folder, an archive, a generator."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
+from alexnet.images import Pixels
 from alexnet.progress import Progress
 
-Pixels = NDArray[np.uint8]
-
-# No image file is this large; reading one would only fill the memory.
 MAX_FILE_BYTES = 256 * 2**20
+"""No image file is this large; reading a larger file would only fill the memory."""
 
 
 class Item(NamedTuple):
-    """One image of a source: which it is and where it lies, not its pixels.
+    """One image of a source, without its pixels.
 
-    `split` is "train", "val", "test", or "" where the source has no splits. `label` is the key of
-    the class (a folder name, a WordNet id). `name` is unique and stable: it says to a person
-    which image this is. `at` is for the source's own use, for example archive, offset and size.
+    `split` is "train", "val", "test", or "" if the source has no splits. `label` is the key of the
+    class (a folder name, a WordNet id). `name` is unique and stable, and identifies the image to
+    the user. `at` is for the source's own use, for example archive, offset and size.
     """
 
     split: str
@@ -31,10 +29,10 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything a source holds, in any order, and what was noticed while looking.
+    """All images of a source, in any order.
 
-    `titles` gives a better name for a class where there is one; `ignored` counts what was passed
-    over; `notes` are lines for the person; `max_rejects` is how many bad images are normal here;
+    `titles` gives the display names of classes that have one; `ignored` counts skipped files;
+    `notes` are lines for the user; `max_rejects` is how many bad images are normal for this source;
     `version` changes when the bytes behind the items change (sizes and dates of the archives).
     """
 
@@ -47,34 +45,34 @@ class Listing:
 
 
 class Source(Protocol):
-    """Something that images can be prepared from.
+    """A source of images.
 
-    It is sent to worker processes (pickled), so it must be small: paths and settings, not the
-    listing. Workers call `read` with items of the listing, in any order; the same item must
-    always give the same image.
+    It is pickled and sent to worker processes, so it must be small: paths and settings, not the
+    listing. Workers call `read` with items of the listing, in any order. The same item must always
+    give the same image.
     """
 
     @property
     def kind(self) -> str:
-        """One word for what this is ("folder", "tar", "imagenet", "drawings")."""
+        """The kind of source in one word ("folder", "tar", "imagenet", "drawings")."""
 
     @property
     def location(self) -> str:
-        """Where it is, as the person wrote it; "" if it is nowhere."""
+        """The path of the source, as the user wrote it; "" if it has none."""
 
     def listing(self, progress: Progress) -> Listing:
-        """Look through the source once; raise DataError if it cannot be used."""
+        """List the source once; raise DataError if it cannot be used."""
 
     def read(self, item: Item) -> bytes | Pixels:
         """Return the image: an encoded file, or pixels (H, W, 3) uint8 RGB.
 
-        Raise ImageError or OSError if this one image cannot be read: it is then listed as
-        rejected. Raise DataError if the source itself is broken.
+        Raise ImageError or OSError if only this image cannot be read: it is listed as rejected.
+        Raise DataError if the source itself is broken.
         """
 
 
 class ItemTable(Sequence[Item]):
-    """Items in columns, about 140 bytes each: a million of them fit in memory."""
+    """Items in columns, about 140 bytes each, so that a million of them fit in memory."""
 
     def __init__(self) -> None:
         self._words: dict[str, str] = {}
@@ -94,6 +92,11 @@ class ItemTable(Sequence[Item]):
         self._labels.append(self._words.setdefault(item.label, item.label))
         self._names.append(item.name)
 
+    def extend(self, items: Iterable[Item]) -> None:
+        """Add items at the end."""
+        for item in items:
+            self.append(item)
+
     def __len__(self) -> int:
         return len(self._names)
 
@@ -103,14 +106,12 @@ class ItemTable(Sequence[Item]):
     def __getitem__(self, index: slice) -> list[Item]: ...
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
         if isinstance(index, slice):
-            places = map(tuple, self._at[: len(self)][index].tolist())
-            return list(
-                map(Item, self._splits[index], self._labels[index], self._names[index], places)
-            )
+            at = map(tuple, self._at[: len(self)][index].tolist())
+            return list(map(Item, self._splits[index], self._labels[index], self._names[index], at))
         archive, offset, size = self._at[index].tolist()
         names = self._splits[index], self._labels[index], self._names[index]
         return Item(*names, (archive, offset, size))
 
     def __iter__(self) -> Iterator[Item]:
-        for start in range(0, len(self), 1024):  # a row of an array by itself takes long
+        for start in range(0, len(self), 1024):  # rows of an array are slow one by one
             yield from self[start : start + 1024]

@@ -1,7 +1,7 @@
 """The official CIFAR-10 archives, cifar-10-python.tar.gz and cifar-10-binary.tar.gz.
 
-The first holds pickles, which can run any code when they are loaded the usual way. Here they are
-read by an unpickler that knows four harmless names and refuses all others.
+The first holds pickles, which can run any code when Python loads them. This module reads them with
+an unpickler that knows four harmless names and refuses all others.
 """
 
 import io
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from alexnet.errors import DataError
-from alexnet.prepare.sources.base import Item, ItemTable, Listing, Pixels
+from alexnet.images import Pixels
+from alexnet.prepare.sources.base import Item, ItemTable, Listing
 from alexnet.prepare.sources.tar import Member, members, read_at
 from alexnet.progress import Progress
 
@@ -27,9 +28,10 @@ BINARY_FOLDER = "cifar-10-batches-bin"
 
 @dataclass(frozen=True)
 class Cifar10Source:
-    """The 60,000 images of CIFAR-10, from the plain tar `archive`; `pixels` is made of its pickles.
+    """The 60,000 images of CIFAR-10 in the uncompressed tar `archive`.
 
-    The binary archive needs no `pixels`: its images lie in the tar as they are.
+    The images of the pickles are written to the file `pixels`. It is None for the binary archive,
+    whose images are read from the tar itself.
     """
 
     location: str
@@ -39,20 +41,20 @@ class Cifar10Source:
     kind: str = "cifar10"
 
     def listing(self, progress: Progress) -> Listing:
-        """Go through the batches."""
+        """List the images of all batches."""
         progress.note(f"reading {self.location}")
         files = {Path(m.name).name: m for m in members(self.archive) if not m.is_folder}
         suffix = "" if self.pixels else ".bin"
         missing = [name for name in _BATCHES if name + suffix not in files]
         if missing:
-            raise DataError(f"{self.location}: no {', '.join(missing)} in it; fetch it again")
+            raise DataError(f"{self.location}: no {', '.join(missing)} in it; download it again")
         names = self._class_names(files)
         if self.pixels is None:
             return self._list_binary(files, names)
         return self._list_pickles(files, names, self.pixels)
 
     def read(self, item: Item) -> Pixels:
-        """Return the pixels: the files hold 1,024 red values, then green, then blue."""
+        """Return the pixels; the files hold 1,024 red, then 1,024 green, then 1,024 blue values."""
         _, offset, size = item.at
         data = read_at(self.pixels or self.archive, offset, size)
         planes = np.frombuffer(data, np.uint8).reshape(3, 32, 32)
@@ -61,7 +63,7 @@ class Cifar10Source:
     def _class_names(self, files: dict[str, Member]) -> list[str]:
         file = files.get("batches.meta" if self.pixels else "batches.meta.txt")
         if file is None:
-            raise DataError(f"{self.location}: no batches.meta in it; fetch it again")
+            raise DataError(f"{self.location}: no batches.meta in it; download it again")
         data = self._bytes(file)
         if self.pixels is None:
             names = data.decode("utf-8", "replace").split()
@@ -77,11 +79,11 @@ class Cifar10Source:
         for batch, split in _BATCHES.items():
             file = files[f"{batch}.bin"]
             if file.size % (1 + _IMAGE_BYTES):
-                raise DataError(f"{self.location}: {file.name} is no row of CIFAR-10 records")
+                raise DataError(f"{self.location}: {file.name} is not a row of CIFAR-10 records")
             records = np.frombuffer(self._bytes(file), np.uint8).reshape(-1, 1 + _IMAGE_BYTES)
             labels = records[:, 0].tolist()
-            for item in self._items(batch, split, labels, names, file.offset + 1, 1 + _IMAGE_BYTES):
-                items.append(item)
+            start = file.offset + 1
+            items.extend(self._items(batch, split, labels, names, start, 1 + _IMAGE_BYTES))
         return Listing(items, version=self.version)
 
     def _list_pickles(self, files: dict[str, Member], names: list[str], pixels: Path) -> Listing:
@@ -92,15 +94,14 @@ class Cifar10Source:
                 content = _load(self._bytes(files[batch]), files[batch].name)
                 data, labels = content.get("data"), content.get("labels")
                 if not (isinstance(data, _Array) and isinstance(labels, list)):
-                    raise DataError(f"{self.location}: {batch} is no CIFAR-10 batch")
+                    raise DataError(f"{self.location}: {batch} is not a CIFAR-10 batch")
                 if data.shape != (len(labels), _IMAGE_BYTES):
                     raise DataError(
                         f"{self.location}: {batch}: {len(labels)} labels for {data.shape}"
                     )
                 start = out.tell()
                 out.write(data.data)
-                for item in self._items(batch, split, labels, names, start, _IMAGE_BYTES):
-                    items.append(item)
+                items.extend(self._items(batch, split, labels, names, start, _IMAGE_BYTES))
         return Listing(items, version=self.version)
 
     def _items(
@@ -117,7 +118,7 @@ class Cifar10Source:
 
 
 class _Dtype:
-    """Stands for numpy.dtype: remembers its code."""
+    """Replaces numpy.dtype: stores its code."""
 
     __slots__ = ("code",)
 
@@ -125,11 +126,11 @@ class _Dtype:
         self.code = _text(code)
 
     def __setstate__(self, state: object) -> None:
-        """Ignore byte order and the like: only bytes are accepted in the end."""
+        """Ignore byte order and the like: only arrays of bytes are accepted."""
 
 
 class _Array:
-    """Stands for numpy.ndarray: accepts bytes and their shape, nothing else."""
+    """Replaces numpy.ndarray: accepts bytes and their shape, nothing else."""
 
     __slots__ = ("data", "shape")
 
@@ -146,7 +147,7 @@ class _Array:
 
 
 class _Reconstruct:
-    """Stands for numpy's function that makes an empty array."""
+    """Replaces numpy's function that makes an empty array."""
 
     __slots__ = ()
 
@@ -158,7 +159,7 @@ class _Reconstruct:
 
 
 class _Encode:
-    """Stands for _codecs.encode, by which Python 3 writes bytes in old pickles."""
+    """Replaces _codecs.encode, with which Python 3 writes bytes in old pickles."""
 
     __slots__ = ()
 
@@ -169,7 +170,7 @@ class _Encode:
         """Accept no state."""
 
 
-_STAND_INS = {
+_REPLACEMENTS = {
     ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
     ("numpy", "ndarray"): _Array,
@@ -179,17 +180,17 @@ _STAND_INS = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds numbers, texts, lists, dicts and arrays of bytes; any other name is refused."""
+    """Builds numbers, texts, lists, dicts and arrays of bytes; refuses any other name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for a name, never the thing itself."""
-        if (module, name) not in _STAND_INS:
+        """Return the replacement for a name, never the object itself."""
+        if (module, name) not in _REPLACEMENTS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _STAND_INS[module, name]
+        return _REPLACEMENTS[module, name]
 
 
 def _load(data: bytes, name: str) -> dict[str, Any]:
-    """Read a pickled dictionary with texts as keys; raises DataError."""
+    """Read a pickled dictionary whose keys are texts; raises DataError."""
     try:
         content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:

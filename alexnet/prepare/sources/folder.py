@@ -13,15 +13,15 @@ from alexnet.prepare.sources.labels import ValLabels
 from alexnet.prepare.sources.layout import arrange
 from alexnet.progress import Progress
 
-# Identifies a folder, whatever path leads to it.
-_Place = tuple[int, int]
+_FolderId = tuple[int, int]
+"""Device and inode: identify a folder whatever path leads to it."""
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """The images below `path`, by class folder; symbolic links are followed, loops are not.
+    """The images in the class folders of `path`; symbolic links are followed, loops are not.
 
-    `val_labels` are for an ImageNet that was unpacked with all validation images in one folder.
+    `val_labels` are for an unpacked ImageNet that has all validation images in one folder.
     """
 
     path: Path
@@ -30,15 +30,14 @@ class FolderSource:
 
     @property
     def location(self) -> str:
-        """Return the folder as it was given."""
+        """The folder, as the user wrote it."""
         return str(self.path)
 
     def listing(self, progress: Progress) -> Listing:
-        """Walk through the folder once."""
-        progress.note(f"looking through {self.path}")
+        """List the files of the folder."""
+        progress.note(f"listing {self.path}")
         walk, files = _Walk(self.path), ItemTable()
-        for item in walk.files():
-            files.append(item)
+        files.extend(walk.files())
         labels = self.val_labels
         listing = arrange(
             files, walk.folders, self.location, label_val=labels.label if labels else None
@@ -51,7 +50,7 @@ class FolderSource:
         )
 
     def read(self, item: Item) -> bytes:
-        """Return the file."""
+        """Return the bytes of the file."""
         _, size, _ = item.at
         if size > MAX_FILE_BYTES:
             raise ImageError(f"a file of {size:,} bytes")
@@ -59,7 +58,7 @@ class FolderSource:
 
 
 class _Walk:
-    """One pass over a folder: its files in a stable order, and what was met on the way."""
+    """One pass over a folder: its files in a stable order, its folders, and notes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -68,11 +67,11 @@ class _Walk:
         self.ignored = 0
 
     def files(self) -> Iterator[Item]:
-        """Yield each file by its path, with (0, size, time of change)."""
+        """Yield each file with its path and `at` (0, size, modification time)."""
         status = self.root.stat()
         yield from self._below("", {(status.st_dev, status.st_ino)})
 
-    def _below(self, prefix: str, above: set[_Place]) -> Iterator[Item]:
+    def _below(self, prefix: str, above: set[_FolderId]) -> Iterator[Item]:
         folder = self.root / prefix
         try:
             with os.scandir(folder) as found:
@@ -83,17 +82,17 @@ class _Walk:
             name = prefix + entry.name
             try:
                 status = entry.stat()
-            except OSError:  # a link to nowhere: listed here, rejected with its reason when read
+            except OSError:  # a broken link: listed here, rejected with its reason when read
                 yield Item("", "", name)
                 continue
-            place = (status.st_dev, status.st_ino)
+            folder_id = (status.st_dev, status.st_ino)
             if stat.S_ISREG(status.st_mode):
                 yield Item("", "", name, (0, status.st_size, status.st_mtime_ns))
             elif not stat.S_ISDIR(status.st_mode):
-                self.ignored += 1  # a pipe, socket or device: reading it could wait for ever
-            elif place in above:
+                self.ignored += 1  # a pipe, socket or device: reading it could block forever
+            elif folder_id in above:
                 self.ignored += 1
                 self.notes.append(f"{self.root / name} links to a folder above it: not followed")
             else:
                 self.folders.append(name)
-                yield from self._below(f"{name}/", above | {place})
+                yield from self._below(f"{name}/", above | {folder_id})

@@ -1,4 +1,4 @@
-"""ImageNet's archives of 2012, read in place: a tar of tars, and a flat tar with labels apart."""
+"""ImageNet's archives of 2012: a tar of tars to train, a flat tar without labels to validate."""
 
 import re
 from dataclasses import dataclass
@@ -79,9 +79,9 @@ class ImageNetSource:
 
 
 def find_imagenet(path: Path, first_member: str) -> tuple[Path | None, Path | None]:
-    """Return the training and validation archive that `path` is, holds or stands beside.
+    """Return the training and the validation archive: `path` itself, in it, or beside it.
 
-    `first_member` is the first name in `path` if that is a tar. Both are None if it is neither.
+    `first_member` is the first name in `path` if that is a tar. Missing archives are None.
     """
     if path.is_dir():
         train, val = path / TRAIN, path / VAL
@@ -95,5 +95,5 @@ def find_imagenet(path: Path, first_member: str) -> tuple[Path | None, Path | No
 
 
 def find_devkit(folder: Path) -> Path | None:
-    """Return the devkit in a folder, packed or unpacked, if it is there."""
+    """Return the devkit in a folder, packed or unpacked; None if there is none."""
     return next((p for p in (folder / f"{DEVKIT}.tar.gz", folder / DEVKIT) if p.exists()), None)

@@ -1,8 +1,8 @@
-"""The classes of ImageNet's validation images: from the devkit or from a label file.
+"""The classes of ImageNet's validation images, from the devkit or a label file.
 
-The archive of validation images is flat. The devkit's ground truth gives each image's
-ILSVRC2012_ID, a number that only the devkit's meta.mat turns into a WordNet id: it is *not* the
-position in the sorted ids that networks predict. So bare numbers are taken only with a devkit.
+The archive of validation images is flat. The devkit's ground truth gives the ILSVRC2012_ID of each
+image, which only the devkit's meta.mat maps to a WordNet id. It is *not* the position in the sorted
+ids, which networks predict. So bare numbers are accepted only with a devkit.
 """
 
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from alexnet.errors import DataError
 from alexnet.prepare.sources.mat import MatError, read_structs
-from alexnet.prepare.sources.tar import BROKEN
+from alexnet.prepare.sources.tar import DAMAGE
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 _META = "data/meta.mat"
@@ -26,7 +26,7 @@ _MAX_LABEL_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Devkit:
-    """What the devkit says: the WordNet id and title of each ILSVRC2012_ID, and the truth."""
+    """The devkit: WordNet ids by ILSVRC2012_ID, display names by WordNet id, the ground truth."""
 
     path: Path
     wnids: Mapping[int, str]
@@ -36,13 +36,13 @@ class Devkit:
 
 @dataclass(frozen=True)
 class ValLabels:
-    """Where the labels of the validation images are: a label file, a devkit, or both."""
+    """The source of the validation labels: a label file, a devkit, or both."""
 
     file: Path | None
     devkit: Path | None
 
     def titles(self) -> Mapping[str, str]:
-        """Return names for people by WordNet id; none without a devkit."""
+        """Return display names by WordNet id; none without a devkit."""
         return self._devkit.titles if self._devkit else {}
 
     def label(self, names: Sequence[str]) -> Mapping[str, str]:
@@ -63,11 +63,24 @@ class ValLabels:
 
 
 def read_labels(path: Path, names: Sequence[str], devkit: Devkit | None) -> Mapping[str, str]:
-    """Read a label file: "NAME WNID" on each line, or one WNID a line in the order of the names.
+    """Read a label file: "NAME WNID" on each line, or one WNID per line in the order of the names.
 
-    Numbers in place of WNIDs are the devkit's ILSVRC2012_IDs. Raises DataError for anything that
-    does not fit `names` exactly, with the line.
+    Numbers instead of WNIDs are the devkit's ILSVRC2012_IDs. Raises DataError with the line for
+    anything that does not match `names` exactly.
     """
+    rows = _read_rows(path)
+    lines = {name: line for line, name in enumerate(names)}
+    if rows and len(rows[0]) == 2:
+        lines = _lines_by_name(path, [row[0] for row in rows], set(names))
+    _check_count(path, len(rows), len(names))
+    wnids = _wnids(path, [row[-1] for row in rows], devkit)
+    if devkit and rows and rows[0][-1].isdecimal():
+        _compare(path, [wnids[lines[name]] for name in names], devkit)
+    return {name: wnids[lines[name]] for name in names}
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """Read the lines of a label file: all have one word, or all have two."""
     try:
         if path.stat().st_size > _MAX_LABEL_BYTES:
             raise ValueError(f"it is longer than {_MAX_LABEL_BYTES:,} bytes")
@@ -75,30 +88,22 @@ def read_labels(path: Path, names: Sequence[str], devkit: Devkit | None) -> Mapp
     except ValueError as error:
         raise DataError(f"{path}: not a text file ({error})") from error
     rows = [re.split(r"[\s,;]+", line.strip()) for line in text.splitlines()]
-    width = len(rows[0]) if rows else 0
     for line, row in enumerate(rows, 1):
-        if len(row) != width or width > 2 or "" in row:
-            raise DataError(f'{path}:{line}: not "NAME WNID" or "WNID" as the first line is')
-    found = dict(zip(names, range(len(rows)), strict=False))
-    if width == 2:
-        found = _lines_by_name(path, [row[0] for row in rows], set(names))
-    _check_count(path, len(rows), len(names))
-    wnids = _wnids(path, [row[-1] for row in rows], devkit)
-    if devkit and rows[0][-1].isdecimal():
-        _compare(path, [wnids[found[name]] for name in names], devkit)
-    return {name: wnids[found[name]] for name in names}
+        if len(row) != len(rows[0]) or len(row) > 2 or "" in row:
+            raise DataError(f'{path}:{line}: not "NAME WNID" or "WNID" like the first line')
+    return rows
 
 
 def _lines_by_name(path: Path, names: Sequence[str], known: set[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for line, name in enumerate(names):
         base = name.rpartition("/")[2]
         if base not in known:
             raise DataError(f"{path}:{line + 1}: no validation image is named {base}")
-        if base in found:
-            raise DataError(f"{path}:{line + 1}: {base} stands on line {found[base] + 1} already")
-        found[base] = line
-    return found
+        if base in lines:
+            raise DataError(f"{path}:{line + 1}: {base} is already on line {lines[base] + 1}")
+        lines[base] = line
+    return lines
 
 
 def _check_count(path: Path, labels: int, images: int) -> None:
@@ -107,7 +112,7 @@ def _check_count(path: Path, labels: int, images: int) -> None:
 
 
 def _wnids(path: Path, labels: Sequence[str], devkit: Devkit | None) -> list[str]:
-    """Return WordNet ids for labels that are all ids, or all numbers of the devkit."""
+    """Return the WordNet ids of labels that are all ids, or all numbers of the devkit."""
     numbers = bool(labels) and labels[0].isdecimal()
     if numbers and devkit is None:
         raise DataError(
@@ -129,24 +134,24 @@ def _wnids(path: Path, labels: Sequence[str], devkit: Devkit | None) -> list[str
 
 
 def _compare(path: Path, wnids: Sequence[str], devkit: Devkit) -> None:
-    """Refuse numbers that contradict the devkit: they are counted in another way."""
+    """Refuse numbers that contradict the devkit: they count the classes in another way."""
     if len(wnids) == len(devkit.truth):
         differ = sum(a != b for a, b in zip(wnids, devkit.truth, strict=True))
         if differ:
             raise DataError(
                 f"{path}: {differ:,} of {len(wnids):,} numbers contradict the ground truth in "
-                f"{devkit.path}; they are no ILSVRC2012_IDs, or in another order"
+                f"{devkit.path}; they are not ILSVRC2012_IDs, or in another order"
             )
 
 
 def read_devkit(path: Path) -> Devkit:
-    """Read the devkit, as the archive or the folder unpacked from it; raises DataError."""
+    """Read the devkit, an archive or the folder unpacked from it; raises DataError."""
     meta, truth = _devkit_file(path, _META), _devkit_file(path, _TRUTH)
     wnids, titles = _leaves(path, meta)
     truth_wnids = []
     for line, text in enumerate(truth.decode("ascii", "replace").split(), 1):
         if not text.isdecimal() or int(text) not in wnids:
-            raise DataError(f"{path}: {_TRUTH}:{line}: {text!r} is no ILSVRC2012_ID of {_META}")
+            raise DataError(f"{path}: {_TRUTH}:{line}: {text!r} is not an ILSVRC2012_ID of {_META}")
         truth_wnids.append(wnids[int(text)])
     return Devkit(path, wnids, titles, truth_wnids)
 
@@ -161,13 +166,13 @@ def _devkit_file(path: Path, name: str) -> bytes:
                 if info.name.endswith(name) and info.isreg():
                     member = archive.extractfile(info)
                     return member.read(_MAX_DEVKIT_FILE_BYTES) if member else b""
-    except (*BROKEN, OSError) as error:
+    except (*DAMAGE, OSError) as error:
         raise DataError(f"{path}: cannot be read as the devkit ({error})") from error
     raise DataError(f"{path}: no {name} in it; give {DEVKIT}.tar.gz as published")
 
 
 def _leaves(path: Path, meta: bytes) -> tuple[dict[int, str], dict[str, str]]:
-    """Return WordNet ids and titles of the synsets that are classes: those without children."""
+    """Return WordNet ids and display names of the classes: the synsets without children."""
     wnids, titles = {}, {}
     try:
         for synset in read_structs(meta, "synsets"):

@@ -1,8 +1,8 @@
-"""The structs in a MATLAB file of level 5, as far as ImageNet's meta.mat needs it.
+"""Read structs from a MATLAB level 5 file, as far as ImageNet's meta.mat needs it.
 
-SciPy's reader is made for files that one trusts: on a damaged one it can end the process (a
-segmentation fault in SciPy 1.17). This one follows the format's description ("MAT-File Format",
-The MathWorks, chapter 1), reads numbers, texts and structs of them, and refuses all else.
+SciPy's reader is meant for trusted files: a damaged file can crash the process (a segmentation
+fault in SciPy 1.17). This reader follows "MAT-File Format" (The MathWorks, chapter 1). It reads
+numbers, texts and structs of them, and refuses everything else.
 """
 
 import math
@@ -15,33 +15,24 @@ from numpy.typing import NDArray
 
 _MATRIX, _COMPRESSED = 14, 15
 _NUMBERS = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-}
+    1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
+}  # fmt: skip
 _TEXTS = {16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _CELL, _STRUCT, _CHARS = 1, 2, 4
 _NUMERIC_CLASSES = range(6, 16)
 _MAX_BYTES = 64 * 2**20
-"""Of a compressed element when it is unpacked; the devkit's has about 3 MB."""
+"""Size limit of a decompressed element; the devkit's has about 3 MB."""
 _MAX_DEPTH = 4
 
 Struct = dict[str, Any]
 
 
 class MatError(ValueError):
-    """Bytes that are no such file; the text says why."""
+    """The bytes are not a MATLAB file of this kind; the text says why."""
 
 
 def read_structs(data: bytes, name: str) -> list[Struct]:
-    """Return the elements of the struct array called `name`, each as a dictionary by field.
+    """Return the elements of the struct array `name` as dictionaries by field.
 
     Values are texts, arrays of numbers, or lists of dictionaries. Raises `MatError`.
     """
@@ -75,20 +66,20 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
     while position + 8 <= len(data):
         kind, length = (int(n) for n in np.frombuffer(data[position : position + 8], f"{order}u4"))
         start = position + 8
-        if kind >> 16:  # a small element: type, length and up to four bytes in eight
+        if kind >> 16:  # a small element: type, length and up to four bytes of data
             kind, length, start = kind & 0xFFFF, kind >> 16, position + 4
             if length > 4:
                 raise MatError(f"a small element of {length} bytes")
         if length > len(data) - start:
             raise MatError(f"an element of {length:,} bytes where {len(data) - start:,} are left")
         yield kind, data[start : start + length]
-        # All but compressed elements fill up to a multiple of eight.
+        # All but compressed elements are padded to a multiple of eight bytes.
         end = start + length
         position = end if kind == _COMPRESSED else end + -end % 8
 
 
 def _matrix(body: memoryview, order: str, depth: int) -> tuple[str, Any]:
-    """Read a matrix: its name, and a text, an array, or a list of structs; None for other kinds."""
+    """Read a matrix: its name, and a text, an array or a list of structs; None for other kinds."""
     if depth > _MAX_DEPTH:
         raise MatError("structs within structs within structs")
     parts = _elements(body, order)
@@ -111,7 +102,7 @@ def _matrix(body: memoryview, order: str, depth: int) -> tuple[str, Any]:
 def _structs(
     parts: Iterator[tuple[int, memoryview]], order: str, count: int, depth: int
 ) -> list[Struct]:
-    """Read structs: the length of a field's name, the names, and the values struct by struct."""
+    """Read structs: the length of a field name, the names, then the values of each struct."""
     width = _numbers(parts, order)
     text = bytes(_next(parts)[1])
     if len(width) != 1 or not 1 <= width[0] <= 64 or len(text) % int(width[0]):
@@ -122,7 +113,7 @@ def _structs(
         for start in range(0, len(text), size)
     ]
     structs = list[Struct]()
-    while len(structs) < count:  # each takes bytes of the file: a count that lies ends it early
+    while len(structs) < count:  # each needs bytes: a wrong count ends at the end of the file
         values = [_value(_next(parts), order, depth) for _ in fields]
         structs.append(dict(zip(fields, values, strict=True)))
         if not fields:
@@ -134,8 +125,7 @@ def _value(element: tuple[int, memoryview], order: str, depth: int) -> Any:
     kind, body = element
     if kind != _MATRIX:
         raise MatError(f"an element of type {kind} where a matrix should be")
-    # A matrix without bytes is an empty one.
-    return _matrix(body, order, depth + 1)[1] if len(body) else None
+    return _matrix(body, order, depth + 1)[1] if len(body) else None  # no bytes: empty
 
 
 def _numbers(parts: Iterator[tuple[int, memoryview]], order: str) -> NDArray[Any]:

@@ -1,6 +1,7 @@
-"""Tar archives, read in place: headers are indexed once, images are read by their offset.
+"""Read images from tar archives without extracting them.
 
-Nothing is ever extracted. A compressed archive is decompressed once, to a file in the work folder.
+Headers are indexed once, and images are read by their offset. A compressed archive is decompressed
+once, to a file in the work folder.
 """
 
 import bz2
@@ -28,8 +29,8 @@ _MAGIC: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
-# What the readers of tars and of packed files raise for damage, beside OSError.
-BROKEN = (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
+DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
+"""Errors for damaged tars and compressed files, beside OSError."""
 
 
 class Member(NamedTuple):
@@ -42,7 +43,7 @@ class Member(NamedTuple):
 
 
 class Archive(NamedTuple):
-    """A plain tar to read, and the split it holds ("" if that is told by its folders)."""
+    """An uncompressed tar, and the split that it holds ("" if its folders give the split)."""
 
     path: Path
     split: str = ""
@@ -50,7 +51,7 @@ class Archive(NamedTuple):
 
 @dataclass(frozen=True)
 class TarSource:
-    """The images in one archive of class folders, or in one archive for each split."""
+    """The images in one archive of class folders, or in one archive per split."""
 
     location: str
     archives: tuple[Archive, ...]
@@ -58,7 +59,7 @@ class TarSource:
     kind: str = "tar"
 
     def listing(self, progress: Progress) -> Listing:
-        """Index the archives: headers only."""
+        """List the images from the headers of the archives."""
         progress.note(f"indexing {self.location}")
         items, ignored, notes = ItemTable(), 0, list[str]()
         for number, archive in enumerate(self.archives):
@@ -72,8 +73,7 @@ class TarSource:
                 self.location if len(self.archives) == 1 else f"{self.location} ({archive.split})"
             )
             part = arrange(files, folders, where, within=archive.split)
-            for item in part.items:
-                items.append(item)
+            items.extend(part.items)
             ignored += part.ignored
             notes += part.notes
         return Listing(items, ignored=ignored, notes=notes, version=self.version)
@@ -85,7 +85,7 @@ class TarSource:
 
 
 def read_at(path: Path, offset: int, size: int) -> bytes:
-    """Return `size` bytes of a file from `offset`; raises ImageError if no image is that large."""
+    """Return `size` bytes of a file from `offset`; raises ImageError if that is too large."""
     if size > MAX_FILE_BYTES:
         raise ImageError(f"a file of {size:,} bytes")
     with path.open("rb") as file:
@@ -96,30 +96,30 @@ def read_at(path: Path, offset: int, size: int) -> bytes:
 
 
 def members(path: Path, start: int = 0, size: int | None = None) -> Iterator[Member]:
-    """Yield the files and folders of a plain tar; `start` and `size` pick a tar within the file.
+    """Yield the files and folders of a tar; `start` and `size` select a tar within the file.
 
     Raises DataError if the archive is cut off or damaged, and for members that no data set needs
-    and an attacker might: absolute paths, "..", links, devices.
+    but an attack could use: absolute paths, "..", links, devices.
     """
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
-        window = _Window(file, start, length - start if size is None else size)
+        section = _Section(file, start, length - start if size is None else size)
         try:
-            with tarfile.open(fileobj=window, mode="r:") as archive:
+            with tarfile.open(fileobj=section, mode="r:") as archive:
                 while (info := archive.next()) is not None:
-                    archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+                    archive.members = []  # type: ignore[attr-defined]  # tarfile would store them all
                     end = info.offset_data + info.size
-                    if end > window.size:
+                    if end > section.size:
                         raise DataError(
                             f"{path}: cut off at byte {length:,}, within {info.name!r}, "
-                            f"which ends at byte {start + end:,}; fetch the archive again"
+                            f"which ends at byte {start + end:,}; download the archive again"
                         )
                     if info.name.strip("./"):
                         yield _checked(info, path, start)
-                _check_end(archive, window, path, start)
-        except BROKEN as error:
-            place = start + window.tell()
-            raise DataError(f"{path}: damaged near byte {place:,} ({error})") from error
+                _check_end(archive, section, path, start)
+        except DAMAGE as error:
+            offset = start + section.tell()
+            raise DataError(f"{path}: damaged near byte {offset:,} ({error})") from error
 
 
 def _checked(info: tarfile.TarInfo, path: Path, start: int) -> Member:
@@ -131,19 +131,19 @@ def _checked(info: tarfile.TarInfo, path: Path, start: int) -> Member:
     return Member(str(name), start + info.offset_data, info.size, info.isdir())
 
 
-def _check_end(archive: tarfile.TarFile, window: "_Window", path: Path, start: int) -> None:
-    """Check that an archive ends with a block of zeros: tarfile takes any damage for an end."""
-    window.seek(archive.offset)
-    block = window.read(_BLOCK)
+def _check_end(archive: tarfile.TarFile, section: "_Section", path: Path, start: int) -> None:
+    """Check that an archive ends with a block of zeros: tarfile treats any damage as the end."""
+    section.seek(archive.offset)
+    block = section.read(_BLOCK)
     if block != bytes(_BLOCK):
         what = "damaged" if len(block) == _BLOCK else "cut off"
         raise DataError(
-            f"{path}: {what} at byte {start + archive.offset:,}; fetch the archive again"
+            f"{path}: {what} at byte {start + archive.offset:,}; download the archive again"
         )
 
 
-class _Window(io.RawIOBase):
-    """A part of an open file, as a file of its own."""
+class _Section(io.RawIOBase):
+    """A part of an open file, readable as a file."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         self.file, self.start, self.size, self.position = file, start, size, 0
@@ -165,7 +165,7 @@ class _Window(io.RawIOBase):
 
 
 def is_tar(path: Path) -> bool:
-    """Tell whether a file begins with the header of a tar member."""
+    """Return whether a file begins with the header of a tar member."""
     with path.open("rb") as file:
         try:
             tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "surrogateescape")
@@ -175,18 +175,18 @@ def is_tar(path: Path) -> bool:
 
 
 def stamp(*paths: Path) -> str:
-    """Return names, sizes and dates of files: equal while nobody changes them."""
+    """Return names, sizes and dates of files, which show whether they have changed."""
     stats = [(path.name, path.stat()) for path in paths]
     return "; ".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats)
 
 
 def first_member(path: Path) -> str:
-    """Return the first name in a plain tar."""
+    """Return the first name in an uncompressed tar."""
     return next((member.name for member in members(path)), "")
 
 
-def plain_tar(path: Path, work: Path, progress: Progress) -> Path:
-    """Return a plain tar with the content of `path`: itself, or decompressed into `work`."""
+def decompress(path: Path, work: Path, progress: Progress) -> Path:
+    """Return `path` itself, or its content decompressed to a file in `work`."""
     with path.open("rb") as file:
         start = file.read(max(map(len, _MAGIC)))
     opener = next((opener for magic, opener in _MAGIC.items() if start.startswith(magic)), None)
@@ -197,19 +197,21 @@ def plain_tar(path: Path, work: Path, progress: Progress) -> Path:
     with (
         progress.task(f"decompress {path.name}", path.stat().st_size, "bytes") as advance,
         path.open("rb") as file,
-        opener(file) as packed,
-        out.open("wb") as plain,
+        opener(file) as compressed,
+        out.open("wb") as target,
     ):
         done = 0
-        while chunk := _unpack(packed, path):
-            plain.write(chunk)
+        while chunk := _read_chunk(compressed, path):
+            target.write(chunk)
             advance(file.tell() - done)
             done = file.tell()
     return out
 
 
-def _unpack(packed: io.BufferedIOBase, path: Path) -> bytes:
+def _read_chunk(compressed: io.BufferedIOBase, path: Path) -> bytes:
     try:
-        return packed.read(_CHUNK_BYTES)
-    except (*BROKEN, OSError) as error:
-        raise DataError(f"{path}: cut off or damaged ({error}); fetch the archive again") from error
+        return compressed.read(_CHUNK_BYTES)
+    except (*DAMAGE, OSError) as error:
+        raise DataError(
+            f"{path}: cut off or damaged ({error}); download the archive again"
+        ) from error

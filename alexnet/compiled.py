@@ -1,0 +1,63 @@
+"""Compiling functions with numba, and the folder in which compiled code is stored.
+
+A function is compiled at its first call for each set of argument types. The compiled function runs
+without Python's global lock.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_KERNEL: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
+"""Fused multiply-adds are allowed; infinities and NaNs pass through as in PyTorch."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for compiled code: below the user's cache folder on this system."""
+    home = Path.home()
+    variable = {"win32": "LOCALAPPDATA"}.get(sys.platform, "XDG_CACHE_HOME")
+    default = {"win32": home / "AppData/Local", "darwin": home / "Library/Caches"}
+    base = os.environ.get(variable) or default.get(sys.platform, home / ".cache")
+    return Path(base) / "alexnet" / "kernels"
+
+
+def compiled(function: Callable[P, T]) -> Callable[P, T]:
+    """Compile a loop over whole numbers."""
+    return _compile_and_cache(function)
+
+
+def compiled_kernel(function: Callable[P, T]) -> Callable[P, T]:
+    """Compile a kernel over floating-point numbers."""
+    return _compile_and_cache(function, **_KERNEL)
+
+
+def kernel_part(function: Callable[P, T]) -> Callable[P, T]:
+    """Compile a function for the kernels that call it; it is stored as part of them."""
+    return _compile(function, **_KERNEL)
+
+
+def _compile_and_cache(function: Callable[P, T], **options: Any) -> Callable[P, T]:
+    """Compile, and store the result in NUMBA_CACHE_DIR or the cache folder for later processes."""
+    import numba  # takes half a second: only where something is compiled
+
+    config: Any = numba.config
+    configured = config.CACHE_DIR
+    try:
+        config.CACHE_DIR = configured or str(cache_folder())
+        return _compile(function, cache=True, **options)
+    except RuntimeError:  # no folder can be written: each process compiles anew
+        return _compile(function, **options)
+    finally:
+        config.CACHE_DIR = configured
+
+
+def _compile(function: Callable[P, T], **options: Any) -> Callable[P, T]:
+    import numba
+
+    result: Callable[P, T] = numba.njit(nogil=True, **options)(function)
+    return result

@@ -1,0 +1,84 @@
+"""Settings from text: NAME=VALUE, as --set takes it, and from JSON, as run.json has them."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, get_type_hints
+
+from alexnet.config import Override, Settings
+from alexnet.errors import UsageError
+
+RENAMED = {"min_crop": "min_crop_scale", "later": "overrides"}
+"""Earlier names, still accepted."""
+
+
+def settings_from_json(values: dict[str, Any]) -> Settings:
+    """Read what `Settings.as_json` wrote. Raises `UsageError` for unknown names."""
+    values = {known_setting(name): value for name, value in values.items()}
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    if "overrides" in lists:
+        lists["overrides"] = tuple(Override(*each) for each in lists["overrides"])
+    return Settings(**{**values, **lists})
+
+
+def override(settings: Settings, assignments: Iterable[str]) -> Settings:
+    """Return `settings` changed by texts such as "lr=0.02" or "drop_epochs=30,60".
+
+    Raises `UsageError` for an unknown name, a missing "=" or a value of the wrong type.
+    """
+    return dataclasses.replace(settings, **dict(map(_parse, assignments)))
+
+
+def _parse(assignment: str) -> tuple[str, Any]:
+    """Read NAME=VALUE as the setting's name and a value of its type."""
+    name, equals, text = assignment.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes NAME=VALUE, not {assignment!r}")
+    name = known_setting(name)
+    read, what = PARSERS.get(get_type_hints(Settings)[name], (str, "a text"))
+    try:
+        return name, read(text)
+    except (ValueError, KeyError):
+        raise UsageError(f"{name}={text!r} is not {what}") from None
+
+
+def _parse_override(text: str) -> Override:
+    epoch, _, assignment = text.partition(":")
+    return Override(int(epoch), *_parse(assignment))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = (part.split("=") for part in text.split(",") if part)
+    return dict((name, value) for name, value in pairs)  # noqa: C402 - refuses other lengths
+
+
+PARSERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    bool: (
+        lambda text: {"true": True, "1": True, "false": False, "0": False}[text.lower()],
+        "true or false",
+    ),
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    tuple[int, ...]: (
+        lambda text: tuple(int(part) for part in text.split(",") if part),
+        "a list of whole numbers such as 30,60",
+    ),
+    tuple[Override, ...]: (
+        lambda text: tuple(_parse_override(part) for part in text.split(";") if part),
+        "a list such as 26:lr=0.001;52:lr=0.0001",
+    ),
+    dict[str, float]: (
+        lambda text: {layer: float(value) for layer, value in _pairs(text).items()},
+        "a list of layers such as conv1=0,fc8=0.01",
+    ),
+    dict[str, str]: (_pairs, "a list such as activation=tanh,norm=none"),
+}
+"""How the text of a setting of each type is read, and a description of what is accepted."""
+
+
+def known_setting(name: str) -> str:
+    """Return the name of a setting, the present one for an earlier one."""
+    name = RENAMED.get(name, name)
+    known = [each.name for each in dataclasses.fields(Settings)]
+    if name not in known:
+        raise UsageError(f"there is no setting {name!r}; the settings are: {', '.join(known)}")
+    return name
