@@ -1,6 +1,6 @@
 """ImageNet's classes, compared with published facts."""
 
-from alexnet.imagenet_classes import imagenet_classes
+from alexnet.prepare.sources.imagenet_classes import imagenet_classes
 
 
 def test_the_thousand_classes_are_in_the_order_of_their_ids() -> None:

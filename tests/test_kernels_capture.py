@@ -33,6 +33,7 @@ from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.optim import PaperSGD, make_optimizer, set_learning_rates
 from alexnet.storage import checkpoint_store
 from alexnet.train.image_cache import CacheLocation, CachePlan, Images
+from alexnet.train.processes import Processes
 from alexnet.train.state import DeviceBatch, Indices, PixelFormat, Step, TrainState
 from alexnet.transforms import AugmentParams, augment, sample_augment
 
@@ -329,7 +330,11 @@ def change_steps(
 ) -> None:
     """Let trainings use what `change` returns in place of their step."""
     original = train.make_step
-    monkeypatch.setattr(train, "make_step", lambda state: change(state, original(state)))
+
+    def make_step(state: TrainState, processes: Processes) -> Step:
+        return change(state, original(state, processes))
+
+    monkeypatch.setattr(train, "make_step", make_step)
 
 
 def weights(run: Path) -> dict[str, Tensor]:

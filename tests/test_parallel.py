@@ -179,7 +179,7 @@ def test_networks_that_do_not_fit_are_refused(
 def test_batch_normalisation_is_refused_where_the_batch_is_divided() -> None:
     link = RankGroup(None, 0, 2, CommStats(timed=False))
     model = create_model("alexnet_small", 3, ablate={"norm": "batch"})
-    with pytest.raises(UsageError, match="batch normalisation looks at the whole batch"):
+    with pytest.raises(UsageError, match="batch normalisation needs the whole batch"):
         shard_images(model, Batch(), link)
 
 

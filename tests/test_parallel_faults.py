@@ -106,7 +106,9 @@ def test_when_restarts_are_used_up_the_first_failure_is_named(data: Path, tmp_pa
         device="cpu",
         accelerate=parallel_makers.rank_that_always_raises,
     )
-    with pytest.raises(WorkerError, match=r"rank 1 failed, after 1 restarts.*as planned") as caught:
+    with pytest.raises(
+        WorkerError, match=r"rank 1 failed after all 1 restarts.*as planned"
+    ) as caught:
         launch(call, 2, max_restarts=1)
     assert caught.value.exit_code == 7
 
@@ -125,9 +127,7 @@ def test_the_first_failure_is_found_where_torchrun_saw_only_the_second(tmp_path:
     write(1, 2, '{"message": {"mess')
     failure = ProcessFailure(0, 7, 1, str(tmp_path / "run" / "attempt_1" / "0" / "error.json"))
     told = launching.first_failure(ChildFailedError("alexnet", {0: failure}), 1, tmp_path)
-    assert told.startswith(
-        "rank 1 failed, after 1 restarts for the last time: ZeroDivisionError: as planned;"
-    )
+    assert told.startswith("rank 1 failed after all 1 restarts: ZeroDivisionError: as planned;")
 
 
 def test_what_another_start_would_not_mend_is_told_at_once(

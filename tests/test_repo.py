@@ -20,7 +20,7 @@ MODULES = code_checks.find_modules(PACKAGE)
 # From bottom to top. A module imports from its own folder and from layers below its own.
 LAYERS = """
 errors progress
-compiled imagenet_classes loader randomness storage
+compiled loader randomness storage
 images networks
 config device
 dataset optim recipes settings_text transforms
@@ -37,7 +37,7 @@ __init__ __main__
 # What explains the method and its use, in reading order.
 CORE = """
 networks/paper.py networks/layers.py networks/initialization.py randomness.py transforms.py
-optim.py dataset.py loader.py config.py recipes.py device.py train/state.py train/loop.py
+optim.py dataset.py loader.py config.py recipes.py device.py train/losses.py train/state.py train/loop.py
 evaluate.py predict.py
 """
 READING_CORE = CORE.split()

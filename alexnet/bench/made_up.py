@@ -109,6 +109,7 @@ def write_dataset(folder: Path, images: int, store: str, size: int = SIZE) -> No
         "version": VERSION,
         "size": size,
         "store": store,
+        "resize": "short",
         "classes": [f"{number:04d}" for number in range(CLASSES)],
         "titles": [f"{number:04d}" for number in range(CLASSES)],
         "splits": {"train": train},

@@ -7,7 +7,7 @@ from typing import Any
 
 from alexnet.dataset import Dataset
 from alexnet.errors import AlexnetError, UsageError
-from alexnet.imagenet_classes import imagenet_classes
+from alexnet.prepare.sources.imagenet_classes import imagenet_classes
 from alexnet.storage.untrusted import parse_json
 
 MAX_BYTES = 16 << 20

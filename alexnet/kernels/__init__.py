@@ -56,7 +56,7 @@ def find_engine(device_type: str) -> Engine | None:
         engine: Engine = importlib.import_module(ENGINES[device_type])
     except ImportError as error:
         logging.getLogger(__name__).warning(
-            "networks run without fast kernels on %s: %s", device_type, error
+            "networks on %s run without accelerated kernels: %s", device_type, error
         )
         return None
     return engine

@@ -54,6 +54,10 @@ class MaxPool:
         return count - 1 if (count - 1) * self.stride >= side else count
 
 
+IDENTITY_NORM = ChannelNorm(5, 0.0, 0.75, 1.0, towers=1)
+IDENTITY_POOL = MaxPool(1, 1, ceil_mode=False)
+"""They change nothing: constants for the kernels of blocks without a normalisation or a pool."""
+
 Operation = Relu | ChannelNorm | SpatialNorm | MaxPool
 Block = tuple[Operation, ...]
 

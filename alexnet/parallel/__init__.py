@@ -1,12 +1,12 @@
-"""Training with several processes, each with its own device: three ways, one kind of run directory.
+"""Training on several processes, each with its own device, in one of three modes.
 
-    towers   the paper's two GPUs: each rank has half of every layer's kernels
+    towers   each rank has half of every layer's kernels: the paper's two GPUs (P 3.2)
     data     each rank has the whole network and a part of each batch
     hybrid   convolutions as in "data", fully connected layers divided (Krizhevsky 2014)
 
-Every mode and number of ranks computes what one process computes. `launch` starts the ranks on one
-machine, `train_rank` is one of them, and `join` makes the `processes` of
-`alexnet.train.train_model` for your own program.
+Each mode gives the same result and run directory as one process. `launch` starts the ranks on one
+machine; `train_rank` trains as one of them. In your own program, `join` gives the argument
+`processes` of `alexnet.train.train_model`.
 """
 
 from alexnet.parallel.launching import RankResult, TrainingSpec, launch, train_rank

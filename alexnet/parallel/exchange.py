@@ -1,4 +1,4 @@
-"""What ranks exchange inside of a network, with gradients: rows of it that compute nothing else."""
+"""Layers that exchange activations and their gradients between ranks."""
 
 from dataclasses import dataclass
 from itertools import accumulate
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from alexnet.networks.layers import LocalResponseNorm, at_least_float32, channel_window_sum
 from alexnet.parallel.comm_stats import CommStats
@@ -19,37 +20,34 @@ def parts(total: int, count: int) -> list[int]:
 
 
 def part_of(total: int, count: int, number: int) -> slice:
-    """Return part `number` of `total` things divided into `count`."""
+    """Return part `number` of `total` items divided into `count`."""
     ends = [0, *accumulate(parts(total, count))]
     return slice(ends[number], ends[number + 1])
 
 
 @dataclass
 class Batch:
-    """The batch that is under way, over all ranks."""
+    """The current batch."""
 
     images: int = 0
+    """Over all ranks."""
 
 
 @dataclass(frozen=True)
 class RankGroup:
-    """A group of ranks that exchange tensors, and this rank's number in it."""
+    """A group of ranks that exchange tensors; this one is number `rank` of it."""
 
     group: dist.ProcessGroup | None
     rank: int
     size: int
     stats: CommStats
 
-    @property
-    def _sends_from_memory(self) -> bool:
-        return dist.get_backend(self.group) == "gloo"
-
     def part(self, total: int) -> slice:
-        """Return this rank's part of `total` things."""
+        """Return this rank's part of `total` items."""
         return part_of(total, self.size, self.rank)
 
     def gather(self, part: Tensor, total: int, dim: int) -> Tensor:
-        """Put the parts of all ranks, `total` long together, one after the other along `dim`."""
+        """Concatenate the parts of all ranks along `dim`; together they have `total` items."""
         sizes = parts(total, self.size)
         sent = self._to_send(_padded(part, sizes[0], dim))
         received = [torch.empty_like(sent) for _ in sizes]
@@ -72,7 +70,7 @@ class RankGroup:
         return received.sum(0).narrow(dim, 0, sizes[self.rank]).to(whole.device)
 
     def swap(self, tensor: Tensor) -> Tensor:
-        """Return what the other rank of two has in the place of `tensor`, of the same shape."""
+        """Exchange `tensor` with the other rank of two; return its tensor, of the same shape."""
         sent = self._to_send(tensor)
         received = [torch.empty_like(sent) for _ in range(self.size)]
         with self.stats.waiting():
@@ -80,8 +78,9 @@ class RankGroup:
         return received[1 - self.rank].to(tensor.device)
 
     def _to_send(self, tensor: Tensor) -> Tensor:
-        """Return `tensor` as the group can send it: gloo from memory only, not from a GPU."""
-        return (tensor.cpu() if self._sends_from_memory else tensor).contiguous()
+        """Return `tensor` as the group can send it: gloo sends from host memory only."""
+        on_host = dist.get_backend(self.group) == "gloo"
+        return (tensor.cpu() if on_host else tensor).contiguous()
 
 
 def _padded(part: Tensor, size: int, dim: int) -> Tensor:
@@ -89,25 +88,23 @@ def _padded(part: Tensor, size: int, dim: int) -> Tensor:
     missing = size - part.shape[dim]
     if not missing:
         return part
-    shape = list(part.shape)
-    shape[dim] = missing
-    return torch.cat([part, part.new_zeros(shape)], dim)
+    return F.pad(part, [0, 0] * (part.ndim - dim - 1) + [0, missing])
 
 
 class Gather(nn.Module):
-    """A row that makes whole what the ranks have parts of; each goes on with all of it.
+    """A layer that gathers the ranks' parts of its input, so that each rank has all of it.
 
-    `total` values along `dim` are divided over the ranks: units or maps (dim 1), or, where it is
-    None, the batch's images (dim 0). Each rank computes a part of what follows, so the gradient is
-    the sum of what all ranks have for it. Behind the last row (`final`) every rank computes the
-    whole loss, so it takes its part of the gradient that it has.
+    The ranks divide `total` units or maps (dim 1) or, if it is None, the batch's images (dim 0).
+    Each rank computes a part of the layers that follow, so the gradient is the sum over all ranks.
+    After the last layer (`final`) every rank computes the whole loss and has the whole gradient, of
+    which it takes its part.
     """
 
     def __init__(
-        self, group: RankGroup, layer: str, batch: Batch, total: int | None, *, final: bool = False
+        self, group: RankGroup, name: str, batch: Batch, total: int | None, *, final: bool = False
     ) -> None:
         super().__init__()
-        self.group, self.layer, self.batch = group, layer, batch
+        self.group, self.name, self.batch = group, name, batch
         self.total, self.final = total, final
 
     def forward(self, part: Tensor) -> Tensor:
@@ -117,46 +114,46 @@ class Gather(nn.Module):
         whole: Tensor = _Gathering.apply(part, self, total, dim)  # type: ignore[no-untyped-call]
         return whole
 
-    def count(self, whole: Tensor, total: int, way: str) -> None:
-        """Note what this rank sends: its part to all others, or theirs of a gradient."""
+    def count(self, whole: Tensor, total: int, kind: str) -> None:
+        """Count what this rank sends: a part of `whole` to each other rank."""
         if self.training:
             each = whole.numel() // total * parts(total, self.group.size)[0]
             size = each * whole.element_size() * (self.group.size - 1)
-            self.group.stats.count(self.layer, way, size)
+            self.group.stats.count(self.name, kind, size)
 
     def extra_repr(self) -> str:
-        """Show what is exchanged in the printed table."""
+        """Return what a printed network shows of this layer."""
         return f"{'images' if self.total is None else self.total}, ranks={self.group.size}"
 
 
 class _Gathering(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, part: Tensor, row: Gather, total: int, dim: int) -> Tensor:
-        ctx.row, ctx.total, ctx.dim = row, total, dim
-        whole = row.group.gather(part, total, dim)
-        row.count(whole, total, "forward")
+    def forward(ctx: Any, part: Tensor, layer: Gather, total: int, dim: int) -> Tensor:
+        ctx.layer, ctx.total, ctx.dim = layer, total, dim
+        whole = layer.group.gather(part, total, dim)
+        layer.count(whole, total, "forward")
         return whole
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        group, dim = ctx.row.group, ctx.dim
-        if ctx.row.final:
+        group, dim = ctx.layer.group, ctx.dim
+        if ctx.layer.final:
             own = group.part(ctx.total)
             return gradient.narrow(dim, own.start, own.stop - own.start), None, None, None
-        ctx.row.count(gradient, ctx.total, "backward")
+        ctx.layer.count(gradient, ctx.total, "backward")
         return group.scatter_sum(gradient, dim), None, None, None
 
 
 class BorderNorm(LocalResponseNorm):
-    """The paper's normalisation on one of two towers, whose sums reach into the other's maps.
+    """Local response normalisation on one of two towers; its sums include maps of the other.
 
-    Half of a window is `size // 2` maps; so many go each way at the border, and their gradients
-    back.
+    The towers exchange the `size // 2` maps on each side of their border, half of the window, and
+    in the backward pass their gradients.
     """
 
-    def __init__(self, norm: LocalResponseNorm, group: RankGroup, layer: str) -> None:
+    def __init__(self, norm: LocalResponseNorm, group: RankGroup, name: str) -> None:
         super().__init__(norm.size, norm.alpha, norm.beta, norm.k)
-        self.group, self.layer = group, layer
+        self.group, self.name = group, name
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise this tower's maps (N, C, H, W)."""
@@ -173,24 +170,24 @@ class BorderNorm(LocalResponseNorm):
 
 class _Swapping(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, row: BorderNorm) -> Tensor:
-        ctx.row = row
-        if row.training:
-            row.group.stats.count(row.layer, "forward", own.numel() * own.element_size())
-        return row.group.swap(own)
+    def forward(ctx: Any, own: Tensor, layer: BorderNorm) -> Tensor:
+        ctx.layer = layer
+        if layer.training:
+            layer.group.stats.count(layer.name, "forward", own.numel() * own.element_size())
+        return layer.group.swap(own)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         size = gradient.numel() * gradient.element_size()
-        ctx.row.group.stats.count(ctx.row.layer, "backward", size)
-        return ctx.row.group.swap(gradient), None
+        ctx.layer.group.stats.count(ctx.layer.name, "backward", size)
+        return ctx.layer.group.swap(gradient), None
 
 
 class SharedDropout(nn.Module):
-    """Dropout that decides for the whole batch and all units, as one device would, on every rank.
+    """Dropout that draws the same mask as one device would, for the whole batch and all units.
 
-    The generator is seeded alike everywhere, so all draw the same and take their part: `rows` of
-    the batch's images (None: all), `units` of so many (None: all that come in).
+    All ranks seed the generator alike and apply their part of the mask: the group `rows` divides
+    the images (None: all), the group in `units` so many units (None: all of the input).
     """
 
     def __init__(
@@ -205,7 +202,7 @@ class SharedDropout(nn.Module):
         self.layer, self.batch, self.rows, self.units = layer, batch, rows, units
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop from `x` (N, units, ...) in training; evaluation draws nothing."""
+        """Apply dropout to `x` (N, units, ...) in training only."""
         if not self.training:
             out: Tensor = self.layer(x)
             return out
@@ -213,5 +210,5 @@ class SharedDropout(nn.Module):
         whole = x.new_ones(self.batch.images, width, *x.shape[2:])
         rows = self.rows.part(self.batch.images) if self.rows else slice(None)
         units = self.units[0].part(width) if self.units else slice(None)
-        factors: Tensor = self.layer(whole)  # what it makes of ones is what it multiplies by
+        factors: Tensor = self.layer(whole)  # of ones: the factors themselves
         return x * factors[rows, units]

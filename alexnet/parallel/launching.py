@@ -1,4 +1,4 @@
-"""Starting the ranks of one machine, and again after a failure, by torchrun's means."""
+"""Launching the ranks on one machine, and again after a failure, with torchrun's agent."""
 
 import gc
 import json
@@ -25,15 +25,21 @@ from alexnet.dataset import Dataset
 from alexnet.device import pick_device
 from alexnet.errors import AlexnetError, Interrupted, UsageError, WorkerError
 from alexnet.evaluate import Accelerate
-from alexnet.parallel.process_group import OF_ONE_RANK, TIMEOUT, check_ranks, join, rank_device
+from alexnet.parallel.process_group import (
+    SINGLE_RANK_ERRORS,
+    TIMEOUT,
+    check_ranks,
+    join,
+    rank_device,
+)
 from alexnet.progress import SILENT, Progress
 from alexnet.storage.environment import describe_device
 from alexnet.train import TrainReport, train_model
 from alexnet.train.image_cache import Cache
 
-HERE = "127.0.0.1"
-AFTER_SIGNAL = 1.0
-"""Seconds that a rank which a signal has stopped gives the launcher to read its result."""
+LOCALHOST = "127.0.0.1"
+RESULT_DELAY = 1.0
+"""Seconds for the launcher to read the result of a rank that a signal has stopped."""
 
 PRELOADED = ["alexnet.parallel.launching", "torch._dynamo"]
 
@@ -45,7 +51,7 @@ def silent() -> Progress:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """A training as every rank of it is asked for; all of it can be sent to another process."""
+    """The arguments of a training, alike for all ranks; they can be pickled."""
 
     mode: str
     data: Path
@@ -57,18 +63,18 @@ class TrainingSpec:
     accelerate: Accelerate | None = None
     progress: Callable[[], Progress] = silent
     timeout: float = TIMEOUT
-    """Seconds that a rank waits for another before it gives up."""
+    """Seconds that a rank waits for another before it fails."""
     cache: Cache = "auto"
 
 
 @dataclass(frozen=True)
 class RankResult:
-    """How a training ended for a rank: a report, or an error that all ranks have alike."""
+    """The result of a training on one rank: a report, or an error that all ranks raise."""
 
     rank: int
     report: TrainReport | None = None
     communication: tuple[dict[str, Any], ...] = ()
-    """For each rank: bytes sent in a step, by layer; peak memory; time. See `CommStats`."""
+    """`CommStats.as_json` of each rank."""
     error: str = ""
     exit_code: int = 0
 
@@ -81,100 +87,104 @@ class RankResult:
         return self.report
 
 
-def train_rank(call: TrainingSpec) -> RankResult:
-    """Train as the rank that the environment says, as torchrun or `launch` has set it.
+def train_rank(spec: TrainingSpec) -> RankResult:
+    """Train as the rank that torchrun or `launch` has set in the environment.
 
-    After a restart it goes on from the last checkpoint. An error that another start would not mend
-    is returned; one that it may mend, a lost rank, is raised, and kept where torchrun looks for it.
+    After a restart the training resumes from the last checkpoint. An error that a restart cannot
+    solve is returned in the result. One that it may solve, such as a lost rank, is raised and
+    recorded for torchrun.
     """
     try:
-        outcome = record(_train_rank)(call)
+        result = record(_train_rank)(spec)
     finally:
-        # The groups end here. Their threads drop tensors, for which they need Python: where it is
-        # about to end itself, the process would be aborted, though all is done.
+        # The process groups end here. Their threads release tensors, for which they need Python: if
+        # it is already shutting down, it aborts the process.
         gc.collect()
-    assert outcome is not None  # noqa: S101 - None stands for SystemExit, which nothing here raises
-    return outcome
+    assert result is not None  # noqa: S101 - None means SystemExit, which nothing here raises
+    return result
 
 
-def _train_rank(call: TrainingSpec) -> RankResult:
+def _train_rank(spec: TrainingSpec) -> RankResult:
     rank, restarts = (int(os.environ.get(k, "0")) for k in ("RANK", "TORCHELASTIC_RESTART_COUNT"))
-    progress = call.progress() if rank == 0 else SILENT
+    progress = spec.progress() if rank == 0 else SILENT
     if restarts:
-        progress.note(f"a rank was lost: start {restarts + 1}")
+        progress.note(f"a rank was lost: restart {restarts}")
     try:
-        with join(call.mode, device=call.device, timeout=call.timeout) as processes:
+        with join(spec.mode, device=spec.device, timeout=spec.timeout) as processes:
             report = train_model(
-                call.data,
-                call.run,
-                call.settings,
+                spec.data,
+                spec.run,
+                spec.settings,
                 device=str(processes.device),
-                resume=call.resume or restarts > 0,
-                init=call.init,
+                resume=spec.resume or restarts > 0,
+                init=spec.init,
                 progress=progress,
-                accelerate=call.accelerate,
+                accelerate=spec.accelerate,
                 processes=processes,
-                cache=call.cache,
+                cache=spec.cache,
             )
             return RankResult(rank, report, tuple(processes.report()))
-    except OF_ONE_RANK:
+    except SINGLE_RANK_ERRORS:
         raise
     except AlexnetError as error:
         return RankResult(rank, error=str(error), exit_code=error.exit_code)
 
 
 def launch(
-    call: TrainingSpec, processes: int | None = None, *, max_restarts: int = 3, port: int = 0
+    spec: TrainingSpec, processes: int | None = None, *, max_restarts: int = 3, port: int = 0
 ) -> RankResult:
-    """Train with so many processes on this machine and return what rank 0 returns.
+    """Train with `processes` processes on this machine and return the result of rank 0.
 
-    Without `processes` there is one for each GPU, two for towers. When a rank fails or is lost, all
-    are stopped and started again, `max_restarts` times, and go on from the last checkpoint.
-    `port` is where they meet; 0 takes one that is free.
-    Raises `UsageError` for what cannot work here, `Interrupted` after a signal, and `WorkerError`
-    naming the first failure when all restarts are used up.
+    The default is one process for each GPU, or two for towers. When a rank fails, all ranks stop,
+    restart up to `max_restarts` times and resume from the last checkpoint. They connect on `port`;
+    0 is any free one.
+    Raises `UsageError` for processes, devices or a port that cannot be used, `Interrupted` after a
+    signal, and `WorkerError` naming the first failure after the last restart.
     """
-    processes = processes or default_processes(call.mode, call.device)
-    check_ranks(call.mode, processes)
-    rank_device(call.device, 0, processes)
+    processes = processes or default_processes(spec.mode, spec.device)
+    check_ranks(spec.mode, processes)
+    rank_device(spec.device, 0, processes)
     check_port(port)
-    Dataset(call.data)
+    Dataset(spec.data)
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say ends up in our errors
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # our errors contain their messages
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # The server imports everything once; ranks are forked from it at once, also after a failure.
+    # The server imports everything once; ranks, also restarted ones, are forked from it.
     multiprocessing.set_forkserver_preload(PRELOADED)
-    with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder, handlers_restored():
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=f"alexnet-{os.getpid()}",
-            rdzv_backend="c10d",
-            rdzv_endpoint=f"{HERE}:{port}",
-            local_addr=HERE,
-            max_restarts=max_restarts,
-            start_method="forkserver",
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )
+    with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder, signal_handlers_restored():
+        config = _launch_config(processes, max_restarts, port, folder)
         try:
-            outcomes: dict[int, RankResult] = elastic_launch(config, _started_rank)(call)
+            results: dict[int, RankResult] = elastic_launch(config, _launched_rank)(spec)
         except ChildFailedError as error:
             raise WorkerError(first_failure(error, max_restarts, Path(folder))) from None
         except SignalException as error:
             name = error.sigval.name
             raise Interrupted(
-                f"stopped by {name}, and the ranks with it; to go on, repeat the command with "
-                f"--resume",
+                f"stopped by {name}, with all ranks; to continue, repeat the command with --resume",
                 error.sigval,
             ) from None
-    return outcomes[0]
+    return results[0]
+
+
+def _launch_config(processes: int, max_restarts: int, port: int, folder: str) -> LaunchConfig:
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=f"alexnet-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"{LOCALHOST}:{port}",
+        local_addr=LOCALHOST,
+        max_restarts=max_restarts,
+        start_method="forkserver",
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
+    )
 
 
 @contextmanager
-def handlers_restored() -> Iterator[None]:
-    """Put back at the end what torchrun's agent changes: who handles the signals that stop it."""
+def signal_handlers_restored() -> Iterator[None]:
+    """Restore the signal handlers at the end, which torchrun's agent replaces."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
@@ -184,75 +194,74 @@ def handlers_restored() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _started_rank(call: TrainingSpec) -> RankResult:
-    # A process group of its own: Ctrl-C in a terminal would otherwise reach a rank twice, from the
-    # terminal and from the launcher, and the second signal acts at once.
+def _launched_rank(spec: TrainingSpec) -> RankResult:
+    # In its own process group a rank gets Ctrl-C only from the launcher, not from the terminal too:
+    # a second signal would end it at once.
     os.setpgrp()
-    outcome = train_rank(call)
-    if outcome.exit_code > 128:
-        # After a signal to itself the launcher reads no more results, for which a rank would wait.
-        timer = threading.Timer(AFTER_SIGNAL, os._exit, [0])
+    result = train_rank(spec)
+    if result.exit_code > 128:
+        # A launcher that got a signal reads no more results; the rank would wait for it forever.
+        timer = threading.Timer(RESULT_DELAY, os._exit, [0])
         timer.daemon = True
         timer.start()
-    return outcome
+    return result
 
 
 def default_processes(mode: str, device: str) -> int:
-    """Return one process for each GPU, two for towers. Raises `UsageError` where there is one."""
+    """Return the number of GPUs, or 2 for towers. Raises `UsageError` for a single device."""
     target = pick_device(device)
     gpus = torch.cuda.device_count() if target.type == "cuda" and ":" not in device else 0
     if gpus < 2:
         raise UsageError(
-            f"{mode} trains on two devices or more, and here is one ({describe_device(target)}); "
-            f"without --parallel the same network, with its towers as groups, is trained on it. To "
-            f"try it out with two processes: --processes 2 --device "
-            f"{'cuda:0' if target.type == 'cuda' else 'cpu'}"
+            f"{mode} needs two devices or more, and here is one ({describe_device(target)}); train "
+            f"without --parallel, with the same result. To try {mode} with two processes: "
+            f"--processes 2 --device {'cuda:0' if target.type == 'cuda' else 'cpu'}"
         )
     return 2 if mode == "towers" else gpus
 
 
 def check_port(port: int) -> None:
-    """Raise `UsageError` if nobody can listen on a port of this machine."""
+    """Raise `UsageError` if `port` of this machine cannot be listened on."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HERE, port))
+            probe.bind((LOCALHOST, port))
         except (OSError, OverflowError):
             raise UsageError(
-                f"port {port} is in use, or none; name another with --master-port, or none: "
-                f"then one that is free is taken"
+                f"port {port} is in use or invalid; choose another with --master-port, or leave "
+                f"the option out for any free port"
             ) from None
 
 
 def first_failure(error: ChildFailedError, max_restarts: int, logs: Path) -> str:
-    """Say which rank failed first and how: others that lost it come after it.
+    """Describe the failure of the rank that failed first, not of the ranks that then lost it.
 
-    One that lost it may have been quicker to end, and be all that torchrun saw; then the first
-    failure stands in the error files that the ranks of the last start left in `logs`.
+    One of those may have ended sooner and be all that torchrun saw. The first failure is then in
+    the error files that the ranks of the last start wrote to `logs`.
     """
     failures = sorted(error.failures.items(), key=lambda pair: pair[1].timestamp)
-    told = [(rank, _reason(failure)) for rank, failure in failures] + _written_reasons(logs)
-    causes = [pair for pair in told if "lost another rank" not in pair[1]]
-    rank, reason = (causes or told)[0]
+    reasons = [(rank, _reason(failure)) for rank, failure in failures] + _written_reasons(logs)
+    causes = [pair for pair in reasons if "lost another rank" not in pair[1]]
+    rank, reason = (causes or reasons)[0]
     return (
-        f"rank {rank} failed, after {max_restarts} restarts for the last time: {reason}; what was "
-        f"saved is whole (--resume goes on)"
+        f"rank {rank} failed after all {max_restarts} restarts: {reason}; saved checkpoints are "
+        f"intact (continue with --resume)"
     )
 
 
 def _reason(failure: Any) -> str:
     if failure.exitcode < 0:
-        return f"it was ended by {failure.signal_name()} (process {failure.pid})"
+        return f"it was killed by {failure.signal_name()} (process {failure.pid})"
     return _first_line(failure.message) or f"it ended with exit code {failure.exitcode}"
 
 
 def _written_reasons(logs: Path) -> list[tuple[int, str]]:
-    """List rank and error of each error file in LOGS/.../attempt_N/RANK/ of the last start."""
+    """List rank and error of each LOGS/.../attempt_N/RANK/error.json of the last start."""
     files = list(logs.rglob("attempt_*/*/error.json"))
     last = max((_start_of(file) for file in files), default=0)
     reasons = []
     for file in sorted(each for each in files if _start_of(each) == last):
-        with suppress(ValueError, KeyError):  # cut off: its rank was killed while writing
+        with suppress(ValueError, KeyError):  # cut off: the rank was killed while writing it
             message = json.loads(file.read_bytes())["message"]
             reasons.append((int(file.parent.name), _first_line(message)))
     return reasons

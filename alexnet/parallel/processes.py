@@ -1,4 +1,4 @@
-"""Several processes that train one network: what each has of the images, layers and logits."""
+"""Several processes that train one network: each has part of the images, layers and logits."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -40,12 +40,12 @@ Result = TypeVar("Result")
 
 
 class DistributedProcesses(Processes):
-    """The processes that `torch.distributed` has connected; this one is the rank `rank`.
+    """The processes that `torch.distributed` connects; this one is number `rank`.
 
-    `data` is the group of ranks that divide a batch's images and sum the gradients of whole
-    weights; `parts` the group that divides layers. In "data" the latter is this rank alone; in
-    "towers" they are the columns and rows of a grid of N / 2 by 2 ranks; in "hybrid" both are all
-    ranks, one for the convolutions, one for the layers after them.
+    The ranks of the group `data` divide the images of a batch and sum gradients; those of `parts`
+    divide layers. In mode "data" all ranks are in `data`, and each is alone in `parts`. In "towers"
+    N ranks form a grid of N / 2 rows and 2 columns: `data` is a column, `parts` a row. In "hybrid"
+    both are all ranks: `data` for the convolutions, `parts` for the layers after them.
     """
 
     def __init__(self, mode: Mode, device: torch.device, timeout: Any) -> None:
@@ -60,11 +60,11 @@ class DistributedProcesses(Processes):
         pairs = [[2 * pair, 2 * pair + 1] for pair in range(self.size // 2)]
         self.data = self._group(columns if mode == "towers" else everyone, timeout)
         self.parts = self._group({"towers": pairs, "hybrid": everyone}.get(mode), timeout)
-        # Messages between the programs go through host memory, so that they wait for no GPU.
+        # Objects are sent from host memory, so that no GPU is waited for.
         self.messages = dist.new_group(backend="gloo", timeout=timeout)
 
     def _group(self, groups: list[list[int]] | None, timeout: Any) -> RankGroup:
-        """Make all groups, as each rank must, and return the one that this rank is in."""
+        """Make all groups, as each rank must; return the group of this rank."""
         mine = RankGroup(None, 0, 1, self.stats)
         for ranks in groups or []:
             group = dist.new_group(ranks, timeout=timeout)
@@ -110,9 +110,9 @@ class DistributedProcesses(Processes):
         return self.local.model
 
     def network(self, model: nn.Sequential, accelerate: Accelerate | None) -> nn.Module:
-        """Return the module that computes; its gradients are summed where ranks share weights.
+        """Return the module that computes `model` and sums gradients over the ranks.
 
-        Parts of a divided network compute as they are: `accelerate` is for whole ones.
+        `accelerate` applies to whole layers only, not to parts of a divided network.
         """
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         if self.mode == "hybrid":
@@ -127,7 +127,7 @@ class DistributedProcesses(Processes):
         return self._summed(super().network(model, None if divided else accelerate), names)
 
     def _summed(self, module: nn.Module, names: dict[int, str]) -> nn.Module:
-        """Sum the gradients of `module` over `data` during the backward pass."""
+        """Return a module that sums its gradients over `data` during the backward pass."""
         if self.data.size == 1 or not any(True for _ in module.parameters()):
             return module
         wrapped = DistributedDataParallel(module, process_group=self.data.group)
@@ -139,7 +139,7 @@ class DistributedProcesses(Processes):
         names: dict[int, str],
         bucket: dist.GradBucket,  # type: ignore[name-defined]
     ) -> torch.futures.Future[Tensor]:
-        """Begin to sum a bucket of gradients: losses are parts of the mean, so no mean is taken."""
+        """Start to sum a bucket of gradients. Losses are parts of the mean, so no mean is taken."""
         share = 2 * (self.data.size - 1) / self.data.size
         for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
             size = share * gradient.numel() * gradient.element_size()
@@ -147,11 +147,11 @@ class DistributedProcesses(Processes):
         began = self.stats.start()
         work = dist.all_reduce(bucket.buffer(), group=self.data.group, async_op=True)
 
-        def arrived(future: torch.futures.Future[list[Tensor]]) -> Tensor:
-            self.stats.arrive(began)
+        def finish(future: torch.futures.Future[list[Tensor]]) -> Tensor:
+            self.stats.finish(began)
             return future.value()[0]
 
-        done: torch.futures.Future[Tensor] = work.get_future().then(arrived)
+        done: torch.futures.Future[Tensor] = work.get_future().then(finish)
         return done
 
     def input_rows(self, images: int) -> slice:
@@ -159,7 +159,7 @@ class DistributedProcesses(Processes):
         return self.data.part(images)
 
     def output_rows(self, images: int) -> slice:
-        """Return the rows of a batch whose logits the network returns on this rank."""
+        """Return the rows of a batch for which the network returns logits on this rank."""
         return slice(0, images) if self._returns_all else self.input_rows(images)
 
     @property
@@ -171,7 +171,7 @@ class DistributedProcesses(Processes):
     def step(
         self, state: TrainState, indices: Indices, images: DeviceBatch
     ) -> tuple[Tensor, Tensor]:
-        """Update the weights as `alexnet.train.loop.train_step`, from this rank's part of a batch.
+        """Update the weights as `train_step` of `alexnet.train.loop`, from part of a batch.
 
         `indices` (B,) are the whole batch's, `images` this rank's input rows.
         """
@@ -256,15 +256,11 @@ class DistributedProcesses(Processes):
         return self.data.gather(rows.to(self.device), images, 0).to(rows.device)
 
     def sum_squares(self, squares: Tensor, names: list[str]) -> Tensor:
-        """Turn the squared norms of this rank's tensors into those of the whole ones.
-
-        `squares` has a row for each of `names`, with any number of columns.
-        """
+        """Turn squared norms (len(names), ...) of this rank's tensors into those of whole ones."""
         if self.parts.size == 1:
             return squares
-        divided = torch.tensor(
-            [name in self.local.divided for name in names], device=squares.device
-        )
+        flags = [name in self.local.divided for name in names]
+        divided = torch.tensor(flags, device=squares.device)
         divided = divided.view(-1, *[1] * (squares.ndim - 1))
         sums = torch.where(divided, squares, 0.0)
         dist.all_reduce(sums, group=self.parts.group)
@@ -289,10 +285,10 @@ class DistributedProcesses(Processes):
         return self.parts.gather(part, int(length), 0)
 
     def _is_divided(self, name: str, tensor: Tensor) -> bool:
-        """Tell whether a tensor of a checkpoint, such as model.fc6.weight, is divided."""
+        """Tell whether a checkpoint's tensor, such as model.fc6.weight, is divided."""
         kind, _, rest = name.partition(".")
-        own = rest if kind == "model" else rest.rpartition(".")[0]
-        return own in self.local.divided and tensor.ndim > 0
+        parameter = rest if kind == "model" else rest.rpartition(".")[0]
+        return parameter in self.local.divided and tensor.ndim > 0
 
     def load_sharded(self, load: Callable[[], Saved]) -> Saved:
         """Load a checkpoint on rank 0 and return this rank's part of it."""
@@ -315,7 +311,7 @@ class DistributedProcesses(Processes):
     # Statistics.
 
     def report(self) -> list[dict[str, Any]]:
-        """Return each rank's traffic per step and its peak memory, on every rank."""
+        """Return the communication statistics of each rank, on every rank."""
         reports: list[Any] = [None] * self.size
         own = {"rank": self.rank, **self.stats.as_json(self.device)}
         dist.all_gather_object(reports, own, group=self.messages)

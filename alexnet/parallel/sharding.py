@@ -1,4 +1,4 @@
-"""Sharding a network: this rank's part of a table, as a table with the same names."""
+"""Sharding a network: this rank's part of it, with the same layer names."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ class Shard:
 
     model: nn.Sequential
     divided: frozenset[str]
-    """Tensors of the state dict of which this rank holds a part, along the first dimension."""
+    """The tensors of the state dict that are divided along their first dimension."""
 
 
 def shard_images(model: nn.Sequential, batch: Batch, data: RankGroup) -> Shard:
-    """Return the whole network for a rank that sees a part of each batch's images."""
+    """Return the whole network, for a part of each batch's images."""
     _refuse_batch_norm(model, data)
-    rows = [
-        (name, SharedDropout(layer, batch, rows=data, units=None) if _drops(layer) else layer)
+    layers = [
+        (name, SharedDropout(layer, batch, rows=data, units=None) if _is_dropout(layer) else layer)
         for name, layer in model.named_children()
     ]
-    return Shard(nn.Sequential(OrderedDict(rows)), frozenset())
+    return Shard(nn.Sequential(OrderedDict(layers)), frozenset())
 
 
 def shard_towers(model: nn.Sequential, batch: Batch, data: RankGroup, towers: RankGroup) -> Shard:
     """Return one of the paper's two towers: half of each layer's kernels and units.
 
-    A row of groups is the tower's own; where a layer reads both towers, a `Gather` stands before
-    it. Raises `UsageError` for a network that has no two towers.
+    A layer in two groups belongs to the tower. A layer that reads both towers follows a `Gather`.
+    Raises `UsageError` for a network without two towers.
     """
     layers = dict(model.named_children())
     grouped = [name for name, each in layers.items() if getattr(each, "groups", 1) == TOWERS]
@@ -54,26 +54,26 @@ def shard_towers(model: nn.Sequential, batch: Batch, data: RankGroup, towers: Ra
 
 
 def shard_units(model: nn.Sequential, batch: Batch, data: RankGroup, units: RankGroup) -> Shard:
-    """Return the convolutions whole, for a part of the images, and a part of what follows.
+    """Return the whole convolutions, for a part of the images, and part of the other layers.
 
     From the first fully connected layer on, this rank has some units of each layer, for all images.
-    Raises `UsageError` where there is none, or one in groups.
+    Raises `UsageError` for a network without fully connected layers, or with one in groups.
     """
     layers = dict(model.named_children())
     first = next((name for name, each in layers.items() if isinstance(each, nn.Linear)), None)
     if first is None or any(isinstance(layer, GroupedLinear) for layer in layers.values()):
         raise UsageError(
             "hybrid divides fully connected layers that read all of the layer before; this network "
-            "has none, or has them in groups: use --parallel data or towers"
+            "has none, or has one in groups: use --parallel data or towers"
         )
     _refuse_batch_norm(model, data)
     return _Sharder(batch, data, units).shard(layers, first, gather_images=True)
 
 
 def tower_order(model: nn.Sequential, layer: str = "conv1") -> list[list[int]]:
-    """List the kernels of `layer` by tower: the paper's figure 3 has 48 above, 48 below.
+    """List the kernels of `layer` by tower: 48 above and 48 below in the paper's figure 3.
 
-    Towers are halves of the channels: groups of the layers after it connect them so.
+    Each tower is half of the channels, as the groups of the layers after it connect them.
     """
     kernels = len(model.get_submodule(layer).get_parameter("weight"))
     return [list(range(kernels // 2)), list(range(kernels // 2, kernels))]
@@ -84,36 +84,39 @@ class _Sharder:
         self.batch, self.data, self.group = batch, data, group
 
     def shard(self, layers: dict[str, nn.Module], first: str, *, gather_images: bool) -> Shard:
-        """Divide every row from `first` on; before it each rank has some images, or all."""
-        rows: OrderedDict[str, nn.Module] = OrderedDict()
+        """Divide every layer from `first` on.
+
+        With `gather_images` each rank has part of the images before `first`, and all from there.
+        """
+        out: OrderedDict[str, nn.Module] = OrderedDict()
         divided: set[str] = set()
-        reached, units = False, 0  # units: of the whole layer before, once that is divided
+        reached, units = False, 0  # units of the whole layer before, if it is divided
         for name, layer in layers.items():
             reached = reached or name == first
             images = None if reached and gather_images else self.data
             if name == first and gather_images:
-                rows[f"gather_{name}"] = Gather(self.group, name, self.batch, None)
+                out[f"gather_{name}"] = Gather(self.group, name, self.batch, None)
             if reached and any(True for _ in layer.parameters()):
                 if units and not self._grouped(layer):
-                    rows[f"gather_{name}"] = Gather(self.group, name, self.batch, units_in(layer))
-                rows[name], units = self._half(name, layer), units_out(layer)
+                    out[f"gather_{name}"] = Gather(self.group, name, self.batch, units_in(layer))
+                out[name], units = self._weight_part(name, layer), units_out(layer)
                 divided |= {f"{name}.{key}" for key in layer.state_dict()}
-            elif _drops(layer):
+            elif _is_dropout(layer):
                 part = (self.group, units) if units else None
-                rows[name] = SharedDropout(layer, self.batch, rows=images, units=part)
+                out[name] = SharedDropout(layer, self.batch, rows=images, units=part)
             elif units:
-                rows[name] = self._part(name, layer)
+                out[name] = self._unweighted_part(name, layer)
                 divided |= {f"{name}.{key}" for key in layer.state_dict()}
             else:
-                rows[name] = layer
-        rows["gather_logits"] = Gather(self.group, "logits", self.batch, units, final=True)
-        return Shard(nn.Sequential(rows), frozenset(divided))
+                out[name] = layer
+        out["gather_logits"] = Gather(self.group, "logits", self.batch, units, final=True)
+        return Shard(nn.Sequential(out), frozenset(divided))
 
     def _grouped(self, layer: nn.Module) -> bool:
         return getattr(layer, "groups", 1) == self.group.size > 1
 
     @torch.no_grad()
-    def _half(self, name: str, layer: nn.Module) -> nn.Module:
+    def _weight_part(self, name: str, layer: nn.Module) -> nn.Module:
         """Return a layer with this rank's part of the outputs."""
         own = self.group.part(units_out(layer))
         groups = getattr(layer, "groups", 1)
@@ -131,8 +134,8 @@ class _Sharder:
             tensor.copy_(layer.state_dict()[key][own])
         return part
 
-    def _part(self, name: str, layer: nn.Module) -> nn.Module:
-        """Return what this rank does in a row without weights."""
+    def _unweighted_part(self, name: str, layer: nn.Module) -> nn.Module:
+        """Return this rank's form of a layer without weights."""
         if isinstance(layer, LocalResponseNorm):
             if layer.towers == 1:
                 return BorderNorm(layer, self.group, name)
@@ -144,7 +147,7 @@ class _Sharder:
 
 
 def _empty(kind: type[nn.Module], *arguments: Any, like: nn.Module, **options: Any) -> nn.Module:
-    """Build a layer without drawing weights, of the type and on the device of `like`."""
+    """Build a layer with uninitialised weights of the dtype and on the device of `like`."""
     weight = like.get_parameter("weight")
     options |= {"dtype": weight.dtype, "device": weight.device}
     layer: nn.Module = skip_init(kind, *arguments, **options)  # type: ignore[no-untyped-call]
@@ -152,22 +155,22 @@ def _empty(kind: type[nn.Module], *arguments: Any, like: nn.Module, **options: A
 
 
 def units_in(layer: nn.Module) -> int:
-    """Return how many maps or units a layer reads."""
+    """Return the number of maps or units that a layer reads."""
     return int(getattr(layer, "in_channels", 0) or getattr(layer, "in_features", 0))
 
 
 def units_out(layer: nn.Module) -> int:
-    """Return how many maps or units a layer has."""
+    """Return the number of maps or units of a layer."""
     return int(getattr(layer, "out_channels", 0) or getattr(layer, "out_features", 0))
 
 
-def _drops(layer: nn.Module) -> bool:
+def _is_dropout(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Dropout | PaperDropout)
 
 
 def _refuse_batch_norm(model: nn.Sequential, data: RankGroup) -> None:
     if data.size > 1 and any(isinstance(layer, nn.BatchNorm2d) for layer in model):
         raise UsageError(
-            "batch normalisation looks at the whole batch, which is divided over the ranks here: "
-            "train it on one device"
+            "batch normalisation needs the whole batch, which --parallel divides over the ranks: "
+            "train on one device"
         )

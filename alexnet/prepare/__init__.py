@@ -18,7 +18,7 @@ import PIL
 
 from alexnet.dataset import STORES
 from alexnet.errors import DataError, UsageError
-from alexnet.imagenet_classes import imagenet_classes
+from alexnet.prepare.sources.imagenet_classes import imagenet_classes
 from alexnet.images.decode import RESIZES, Resize
 from alexnet.loader import available_cores
 from alexnet.prepare.manifest import ManifestBuilder

@@ -45,6 +45,7 @@ def _is_due(step: int, log_steps: int) -> bool:
 def divergence(step: StepLoss, settings: Settings, split: Split, run: Path) -> str:
     """Say where numbers stopped being finite, which checkpoint is left, and what to do."""
     what = "gradient" if math.isfinite(step.loss) else "loss"
+    lr = settings.at_epoch(step.epoch).lr
     value = step.gradient_norm if math.isfinite(step.loss) else step.loss
     first = ", ".join(f"{split.name(int(i))} (image {i})" for i in step.indices[:2])
     saved = read_manifest(run)["last"]
@@ -52,5 +53,5 @@ def divergence(step: StepLoss, settings: Settings, split: Split, run: Path) -> s
     return (
         f"the {what} became {value} in step {step.step} (epoch {step.epoch}), whose batch "
         f"begins with {first}; nothing of it is saved, {left}. Train again with a lower rate "
-        f"(--set lr={settings.lr / 10:g}) or a limit on the gradient (--set clip_norm=1)"
+        f"(--set lr={lr / 10:g}) or a limit on the gradient (--set clip_norm=1)"
     )

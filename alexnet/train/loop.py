@@ -44,10 +44,10 @@ def train_step(state: TrainState, indices: Indices, images: DeviceBatch) -> tupl
     loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    parameters = [p for p in state.model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
     if settings.clip_norm:
-        nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
+        nn.utils.clip_grads_with_norm_(state.model.parameters(), settings.clip_norm, norm)
     state.optimizer.step()
     return loss.detach(), norm
 
@@ -153,7 +153,7 @@ def end_epoch(state: TrainState, check_in: Callable[[], None]) -> Row:
     row = _row(state) | {"kind": "epoch"}
     if state.evaluate:
         began = time.perf_counter()
-        found = state.evaluate(check_in)
+        found = state.evaluate(on_batch=check_in)
         position.seconds += time.perf_counter() - began
         position.val_errors.append(found.top1_error)
         row |= {
@@ -178,10 +178,9 @@ def _epoch_line(row: Row, epochs: int) -> str:
     if row["val_loss"] is not None:
         text += f", val loss {row['val_loss']:.3f}, top-1 error {row['top1_error']:.1%}"
     text += f", {row['images_per_second']:.0f} images/s"
-    waited = row["waited_for_images"]
-    return (
-        f"{text}, {waited:.0%} of the time waiting for images" if waited > WAITING_IS_LONG else text
-    )
+    if row["waited_for_images"] > WAITING_IS_LONG:
+        text += f", {row['waited_for_images']:.0%} of the time waiting for images"
+    return text
 
 
 def save(state: TrainState) -> None:

@@ -2,20 +2,20 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from alexnet import randomness
 from alexnet.config import Settings
 from alexnet.dataset import Dataset, Split
 from alexnet.errors import UsageError
-from alexnet.evaluate import Accelerate, Evaluation
+from alexnet.evaluate import Accelerate
 from alexnet.networks.initialization import he_initialize, weight_layers
 from alexnet.networks.registry import input_shape, set_dropout
 from alexnet.optim import make_optimizer
@@ -35,9 +35,9 @@ from alexnet.storage.environment import describe_device
 from alexnet.storage.metrics_log import MetricsLog
 from alexnet.storage.run import Run
 from alexnet.train.hints import divergence, learning_hint
-from alexnet.train.image_cache import Cache, open_images
+from alexnet.train.image_cache import Cache, Images, open_images
 from alexnet.train.lars import make_lars
-from alexnet.train.losses import LossReader, StepLoss
+from alexnet.train.losses import LossReader
 from alexnet.train.processes import Processes
 from alexnet.train.state import DeviceBatch, Indices, TrainState
 
@@ -96,71 +96,82 @@ def open_state(  # noqa: PLR0913 - all that a training is made of
     """Return the state of the training in `run` after its last checkpoint, or at its start."""
     progress = progress if processes.is_main else SILENT
     train, val = dataset.split("train"), _val_split(dataset)
+    preprocessing = run.preprocessing.to(device)
     model = processes.shard(_initial_model(run, settings, progress), settings).to(device)
     network = processes.network(model, accelerate)
     optimizer = _make_optimizer(model, settings, processes)
     images = open_images(train, device, cache, sharers=local_processes())
     position = _restore(run, model, optimizer, log, processes, progress)
     _check_storage(run, model, processes)
-    preprocessing = run.preprocessing.to(device)
-
-    def batches(whole: Sequence[Indices]) -> Iterator[DeviceBatch]:
-        return images.batches([indices[processes.input_rows(len(indices))] for indices in whole])
-
-    def evaluate(on_batch: Callable[[], None]) -> Evaluation:
-        assert val  # noqa: S101 - the state has this function only then
-        return processes.evaluate(
-            network,
-            preprocessing,
-            val,
-            run.classes,
-            precision=settings.precision,
-            progress=progress,
-            on_batch=on_batch,
+    _announce(
+        run, settings, train, val, f"{describe_device(device)}, {images.plan.describe()}", progress
+    )
+    explain = partial(divergence, settings=settings, split=train, run=run.path)
+    evaluate = None
+    if val:
+        compute = (network, preprocessing, val, run.classes)
+        evaluate = partial(
+            processes.evaluate, *compute, precision=settings.precision, progress=progress
         )
-
-    def save() -> None:
-        tensors = processes.gather_state(state_of(model, optimizer))
-        processes.broadcast(lambda: _write(run.path, log, tensors, position))
-
-    def explain(step: StepLoss) -> str:
-        return divergence(step, settings.at_epoch(step.epoch), train, run.path)
-
-    state = TrainState(
+    return TrainState(
         settings=settings,
         epoch_settings=settings.at_epoch(position.epoch),
         device=device,
         train=train,
-        batches=batches,
+        batches=partial(_batches_of_this_process, images, processes),
         preprocessing=preprocessing,
         model=model,
         network=network,
         optimizer=optimizer,
         position=position,
         losses=LossReader(device, position, explain),
-        evaluate=evaluate if val else None,
-        save=save,
+        evaluate=evaluate,
+        save=partial(_save, run.path, log, model, optimizer, position, processes),
         log=log.append if processes.is_main else lambda _: None,
         hint=partial(learning_hint, classes=len(run.classes), settings=settings),
         progress=progress,
     )
-    val_images = f"{len(val):,} for validation" if val else "no validation split"
-    progress.note(
-        f"{settings.model}, {len(run.classes)} classes, {len(train):,} images ({val_images}), "
-        f"epochs {settings.epochs}, steps in each {state.steps_per_epoch}, seed {settings.seed}, "
-        f"on {describe_device(device)}, {images.plan.describe()}"
-    )
-    return state
 
 
 def _val_split(dataset: Dataset) -> Split | None:
     return dataset.split("val") if "val" in dataset.split_names else None
 
 
-def _write(path: Path, log: MetricsLog, tensors: dict[str, Tensor], position: Position) -> None:
-    """Write the pending metrics, then the checkpoint."""
-    log.flush()
-    checkpoint_store.write(path, tensors, position)
+def _batches_of_this_process(
+    images: Images, processes: Processes, batches: Sequence[Indices]
+) -> Iterator[DeviceBatch]:
+    """Read the rows of each batch that this process computes on."""
+    return images.batches([indices[processes.input_rows(len(indices))] for indices in batches])
+
+
+def _save(
+    run: Path,
+    log: MetricsLog,
+    model: nn.Sequential,
+    optimizer: Optimizer,
+    position: Position,
+    processes: Processes,
+) -> None:
+    """Write the pending metrics, then a checkpoint, on the main process."""
+    tensors = processes.gather_state(state_of(model, optimizer))
+
+    def write() -> None:
+        log.flush()
+        checkpoint_store.write(run, tensors, position)
+
+    processes.broadcast(write)
+
+
+def _announce(
+    run: Run, settings: Settings, train: Split, val: Split | None, device: str, progress: Progress
+) -> None:
+    """Report in one line what is about to be trained."""
+    val_images = f"{len(val):,} for validation" if val else "no validation split"
+    steps = math.ceil(len(train) / settings.batch_size)
+    progress.note(
+        f"{settings.model}, {len(run.classes)} classes, {len(train):,} images ({val_images}), "
+        f"epochs {settings.epochs}, steps in each {steps}, seed {settings.seed}, on {device}"
+    )
 
 
 def local_processes() -> int:

@@ -73,8 +73,8 @@ class TrainState:
     optimizer: Optimizer
     position: Position
     losses: LossReader
-    evaluate: Callable[[Callable[[], None]], Evaluation] | None
-    """Evaluates the validation split, if there is one; its argument is called after each batch."""
+    evaluate: Callable[..., Evaluation] | None
+    """Evaluates the validation split, if there is one; `on_batch` is called after each batch."""
     save: Callable[[], None]
     """Writes a checkpoint, after the metrics that belong to it. Raises `StorageError`."""
     log: Callable[[Row], None]

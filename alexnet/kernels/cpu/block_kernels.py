@@ -302,8 +302,7 @@ def backward(images: Any, g_out: Any, g_in: Any, first: int, last: int, spec: Bl
                 normalize(pooled, root, normed, terms, spec.k, spec.alpha)
                 normalize_backward(pooled, root, g_pooled, terms, spec.alpha)
             pool_backward(b, pooled, g_pooled, g, top, bottom, layout)
-            done = i + 1 == g_out.shape[1]
-            while stored < (height if done else top + spec.stride):
+            while stored < (height if i + 1 == g_out.shape[1] else top + spec.stride):
                 slot = stored % spec.window
                 if stored >= loaded:
                     clear(g[slot])  # a row below the last window

@@ -17,14 +17,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from alexnet.kernels.blocks import Block, ChannelNorm, MaxPool, Relu, SpatialNorm
+from alexnet.kernels.blocks import (
+    IDENTITY_NORM,
+    IDENTITY_POOL,
+    Block,
+    ChannelNorm,
+    MaxPool,
+    Relu,
+    SpatialNorm,
+)
 from alexnet.kernels.cpu import block_kernels, spatial_norm
 from alexnet.kernels.cpu.block_kernels import AFTER_POOL, BEFORE_POOL, NO_NORM, SIZE, BlockSpec
 from alexnet.networks.layers import at_least_float32
 
 POWER = 0.75
-IDENTITY_NORM = ChannelNorm(SIZE, 0.0, POWER, 1.0, 1)
-IDENTITY_POOL = MaxPool(1, 1, ceil_mode=False)
 ORDERS: dict[tuple[type, ...], int] = {
     (ChannelNorm,): BEFORE_POOL,
     (MaxPool,): NO_NORM,
@@ -53,23 +59,16 @@ def spec_of(block: Block) -> Spec | None:
         return float(spatial.alpha) if (spatial.size, spatial.beta) == (SIZE, POWER) else None
     relu_first, relu_last = block[:1] == (Relu(),), len(block) > 1 and block[-1:] == (Relu(),)
     middle = block[relu_first : len(block) - relu_last]
-    order = tuple(type(operation) for operation in middle)
-    if order not in ORDERS:
+    kinds = tuple(type(operation) for operation in middle)
+    if kinds not in ORDERS:
         return None
     norms = (operation for operation in middle if isinstance(operation, ChannelNorm))
     norm, pool = next(norms, IDENTITY_NORM), pool_of(block)
     if (norm.size, norm.beta) != (SIZE, POWER) or pool.stride > pool.size:
         return None
-    return BlockSpec(
-        relu_first,
-        relu_last,
-        norm=ORDERS[order],
-        towers=norm.towers,
-        k=float(norm.k),  # for another type the kernel would be compiled again
-        alpha=float(norm.alpha),
-        window=pool.size,
-        stride=pool.stride,
-    )
+    k, alpha = float(norm.k), float(norm.alpha)  # for another type numba would compile again
+    order = ORDERS[kinds]
+    return BlockSpec(relu_first, relu_last, order, norm.towers, k, alpha, pool.size, pool.stride)
 
 
 def pool_of(block: Block) -> MaxPool:

@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet.kernels.blocks import ChannelNorm, MaxPool
+from alexnet.kernels.blocks import IDENTITY_NORM, IDENTITY_POOL, ChannelNorm, MaxPool
 
 WINDOW = 5
 """Size of the window of channels: two on each side."""
@@ -80,8 +80,7 @@ def _empty(like: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
 
 def _constants(x: Tensor, fused: Fused) -> dict[str, Any]:
     """Return the constants that both kernels are compiled with."""
-    pool = fused.pool or MaxPool(1, 1, ceil_mode=False)
-    norm = fused.norm or ChannelNorm(WINDOW, 0.0, 0.75, 1.0, towers=1)
+    pool, norm = fused.pool or IDENTITY_POOL, fused.norm or IDENTITY_NORM
     return tiling(x) | {
         "tower": x.shape[1] // norm.towers,
         "pool": pool.size,

@@ -76,13 +76,8 @@ class TrainingStep:
         if rows is None:
             step.buffers.store[: len(indices)].copy_(images.rows)
             rows = np.arange(len(indices))
-        params = sample_augment(
-            settings,
-            state.preprocessing,
-            state.position.epoch,
-            indices,
-            state.position.images,
-        )
+        epoch, images_done = state.position.epoch, state.position.images
+        params = sample_augment(settings, state.preprocessing, epoch, indices, images_done)
         seed = randomness.step_seed(settings.seed, state.position.step + 1)
         return step(rows, params, state.train.labels[indices], seed)
 

@@ -11,6 +11,6 @@ def imagenet_classes() -> dict[str, str]:
     The order is that of the sorted ids, and of the outputs of the networks published by Caffe,
     torchvision and the ONNX model zoo. The words are not unique: two classes are called "crane".
     """
-    text = (files("alexnet") / "imagenet_classes.txt").read_text(encoding="utf-8")
+    text = (files("alexnet.prepare.sources") / "imagenet_classes.txt").read_text(encoding="utf-8")
     lines = [line.split(" ", 1) for line in text.splitlines() if not line.startswith("#")]
     return dict((wordnet_id, words) for wordnet_id, words in lines)  # noqa: C402 - pairs only
