@@ -1,4 +1,4 @@
-"""The errors that a person sees: one line each, and an exit code per kind."""
+"""The errors that a user sees: one line each, with an exit code per kind."""
 
 
 class AlexnetError(Exception):
@@ -8,19 +8,19 @@ class AlexnetError(Exception):
 
 
 class UsageError(AlexnetError):
-    """A command, setting or name that does not make sense."""
+    """An invalid command, setting or name."""
 
     exit_code = 2
 
 
 class DataError(AlexnetError):
-    """Images, labels or a packed data set that cannot be used as they are."""
+    """Images, labels or a packed data set that cannot be used."""
 
     exit_code = 3
 
 
 class CheckpointError(AlexnetError):
-    """A run directory or weight file that cannot be used as it is."""
+    """A run directory or weight file that cannot be used."""
 
     exit_code = 4
 
@@ -32,19 +32,19 @@ class DivergedError(AlexnetError):
 
 
 class StorageError(AlexnetError):
-    """No space, no permission, or a device that fails."""
+    """No space, no permission, or a failing storage device."""
 
     exit_code = 6
 
 
 class WorkerError(AlexnetError):
-    """A helper process died or stopped answering, or a device computes something wrong."""
+    """A process died or does not respond, or a device computes a wrong result."""
 
     exit_code = 7
 
 
 class Interrupted(AlexnetError):  # noqa: N818 - no mistake was made
-    """A signal stopped the work after it was saved; 130 after SIGINT, 143 after SIGTERM."""
+    """A signal stopped the work, which is saved; exit code 130 for SIGINT, 143 for SIGTERM."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

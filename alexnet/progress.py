@@ -1,4 +1,4 @@
-"""How long work reports itself: the stages call this, the command line draws it."""
+"""Progress reports: long work calls this interface, the command line displays it."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -6,28 +6,28 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Report `count` more units done, with a short text on how it goes ("loss 1.93")."""
+    """Report `count` more units done, with a short text such as "loss 1.93"."""
 
     def __call__(self, count: int, text: str = "") -> None:  # noqa: D102 - as above
         ...
 
 
 class Progress(Protocol):
-    """Where a stage reports what it is doing."""
+    """Receives the progress reports of long work."""
 
     def task(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
-        """Begin a piece of work of `total` units ("images"); leave the context when it ends."""
+        """Begin a task of `total` units, such as "images"; the context ends with the task."""
 
     def note(self, message: str) -> None:
-        """Tell the person one line."""
+        """Show the user one line."""
 
 
 class Silent:
-    """Reports nothing: the default in Python."""
+    """Shows nothing: the default in Python."""
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[Advance]:  # noqa: ARG002
-        """Accept and ignore."""
+        """Do nothing."""
 
         def ignore(count: int, text: str = "") -> None:
             pass
@@ -35,7 +35,7 @@ class Silent:
         yield ignore
 
     def note(self, message: str) -> None:
-        """Accept and ignore."""
+        """Do nothing."""
 
 
 SILENT = Silent()

@@ -1,10 +1,10 @@
-"""Kill, cut and damage for minutes, and record what was lost: make soak
+"""Kill trainings and damage files for minutes, and count what is lost: make soak
 
     python scripts/soak.py results/reliability/result.json --minutes 20
 
-Half of the time real trainings are killed at random moments and begun again until they are done; a
-fifth goes through every call that touches the disk and through bytes of checkpoints, each a kill; a
-quarter reads damaged files (tests/faults/test_files_fuzz.py).
+Half of the time trainings are killed at random moments and resumed until they are done. A fifth of
+the time they are killed before each call that touches the disk and at random bytes of checkpoints.
+A quarter of the time the fuzz tests read damaged files (tests/faults/test_files_fuzz.py).
 """
 
 import argparse
@@ -29,27 +29,27 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/faults")]
 
 import kill_points  # noqa: E402
 from conftest import Stripes  # noqa: E402
+from fuzzing import FUZZ_SHARE  # noqa: E402
 
 from alexnet import cli  # noqa: E402
 from alexnet.errors import AlexnetError  # noqa: E402
 from alexnet.prepare import prepare_dataset  # noqa: E402
 from alexnet.storage import checkpoint_store  # noqa: E402
-from alexnet.storage.environment import cpu_name  # noqa: E402
+from alexnet.storage.environment import cpu_name, versions  # noqa: E402
 from alexnet.storage.metrics_log import read_metrics  # noqa: E402
-from alexnet.storage.run import versions  # noqa: E402
 
-LEAST_KILLS = 100
-WORDS = (
+MIN_KILLS = 100
+TRAIN_OPTIONS = (
     *("--model=cifar10_11", "--epochs=6", "--set=batch_size=13", "--set=optimizer=adamw"),
     *("--set=lr=0.003", "--set=init=he", "--set=log_steps=1", "--set=checkpoint_steps=2"),
     "--device=cpu",
 )
-"""Of a training of eighteen steps, which saves twelve times, 11 MB each."""
+"""Of a training of 18 steps that saves 12 checkpoints of 11 MB."""
 
 
 @dataclass
-class Book:
-    """What was done, and what was lost by it."""
+class Counts:
+    """What the script did, and what was lost."""
 
     kills: int = 0
     runs: int = 0
@@ -62,28 +62,28 @@ class Book:
 
     @property
     def lost(self) -> int:
-        """All that must not happen, together."""
+        """The number of losses of any kind."""
         return self.checkpoints_lost + self.results_that_differ + self.files_left_over
 
     def check(self, undisturbed: Path, run: Path) -> None:
-        """Compare a run that was killed and gone on with to the one left alone."""
+        """Compare a run that was killed and resumed with an undisturbed one."""
         different = kill_points.differences(undisturbed, run)
         left = kill_points.leftovers(run)
         self.results_that_differ += bool(different)
         self.files_left_over += len(left)
         if different or left:
-            print(f"run {self.runs}: differs in {different}, left over are {left}", flush=True)
+            print(f"run {self.runs}: differs in {different}, leftover files {left}", flush=True)
 
 
 def train(data: Path, run: Path) -> None:
-    """Run the command, in a child; it may be repeated until it is done."""
+    """Run the command `alexnet train` in a child."""
     with contextlib.redirect_stdout(sys.stderr):
-        code = cli.main(["train", str(data), str(run), *WORDS, "--resume"])
+        code = cli.main(["train", str(data), str(run), *TRAIN_OPTIONS, "--resume"])
     os._exit(code)
 
 
 def newest_step(run: Path) -> int:
-    """Return the step of a run's last checkpoint, found whole; 0 if there is none."""
+    """Return the step of the last checkpoint of a run; 0 if there is no intact one."""
     try:
         return checkpoint_store.load(run, "last").position.step
     except AlexnetError:
@@ -91,119 +91,130 @@ def newest_step(run: Path) -> int:
 
 
 def steps_logged(run: Path) -> int:
-    """Return how many steps a run has made, going by its metrics."""
+    """Return the last step in the metrics of a run."""
     return max((row["step"] for row in read_metrics(run / "metrics.jsonl")), default=0)
 
 
-def kill_at_random(data: Path, folder: Path, seconds: float, book: Book) -> None:
-    """Train again and again, killed at random moments, until it is done each time."""
+def kill_at_random(data: Path, folder: Path, seconds: float, counts: Counts) -> None:
+    """Train again and again, killed at random moments until each training is done."""
     undisturbed = folder / "undisturbed"
     assert kill_points.child(folder, train, data, undisturbed)[0] == 0
     began = time.monotonic()
     assert kill_points.child(folder, train, data, folder / "timed")[0] == 0
-    whole, rng = time.monotonic() - began, random.Random(2012)
+    duration, rng = time.monotonic() - began, random.Random(2012)
     began = time.monotonic()
-    while time.monotonic() - began < seconds or book.kills < LEAST_KILLS:
-        run = folder / f"run{book.runs}"
-        code, saved, started = None, 0, time.monotonic()
-        while code != 0:
-            process = kill_points.Child(folder, train, data, run)
-            code = process.end(rng.uniform(0.2, 0.8) * whole)
-            if code == 0 and not saved:  # nothing killed it: the machine has become faster
-                whole = min(whole, time.monotonic() - started)
-            now = newest_step(run)
-            if now < saved:
-                print(f"run {book.runs}: at step {saved} before, at {now} now", flush=True)
-                book.checkpoints_lost += 1
-            saved = now
-            if code is None:
-                book.kills += 1
-                book.steps_made_again += max(steps_logged(run) - now, 0)
-            elif code:
-                raise SystemExit(f"the training ended with {code}: {process.said()}")
-        book.runs += 1
-        book.check(undisturbed, run)
+    while time.monotonic() - began < seconds or counts.kills < MIN_KILLS:
+        run = folder / f"run{counts.runs}"
+        duration = kill_until_done(data, run, duration, rng, counts)
+        counts.runs += 1
+        counts.check(undisturbed, run)
         shutil.rmtree(run)
 
 
-def kill_everywhere(data: Path, folder: Path, seconds: float, book: Book) -> None:
-    """Kill before each call that touches the disk, then at bytes of checkpoints at random."""
+def kill_until_done(
+    data: Path, run: Path, duration: float, rng: random.Random, counts: Counts
+) -> float:
+    """Train and kill until a training ends by itself; return how long an undisturbed one takes."""
+    code, saved, started = None, 0, time.monotonic()
+    while code != 0:
+        process = kill_points.Child(run.parent, train, data, run)
+        code = process.end(rng.uniform(0.2, 0.8) * duration)
+        if code == 0 and not saved:  # it was not killed: the machine is faster than before
+            duration = min(duration, time.monotonic() - started)
+        now = newest_step(run)
+        if now < saved:
+            print(f"{run.name}: at step {saved} before, at {now} now", flush=True)
+            counts.checkpoints_lost += 1
+        saved = now
+        if code is None:
+            counts.kills += 1
+            counts.steps_made_again += max(steps_logged(run) - now, 0)
+        elif code:
+            raise SystemExit(f"the training ended with {code}: {process.stderr()}")
+    return duration
+
+
+def kill_everywhere(data: Path, folder: Path, seconds: float, counts: Counts) -> None:
+    """Kill before each call that touches the disk, then at random bytes of checkpoints."""
     undisturbed = kill_points.finish(data, folder / "whole")
     names = folder / "names"
     kill_points.child(folder, kill_points.list_touches, data, folder / "listed", names)
     touches = names.read_text(encoding="utf-8").split()
     began, rng = time.monotonic(), random.Random(2012)
 
-    def die(work: Callable[..., None], at: int) -> None:
+    def kill_at(work: Callable[..., None], index: int) -> None:
         run = folder / "killed"
-        code, _ = kill_points.child(folder, work, data, run, at)
+        code, _ = kill_points.child(folder, work, data, run, index)
         assert code == -9
         kill_points.finish(data, run)
-        book.kills += 1
-        book.runs += 1
-        book.check(undisturbed, run)
+        counts.kills += 1
+        counts.runs += 1
+        counts.check(undisturbed, run)
         shutil.rmtree(run)
 
-    for place in range(len(touches)):
-        die(kill_points.train_till_touch, place)
-        book.steps_of_a_save += 1
+    for index in range(len(touches)):
+        kill_at(kill_points.train_till_touch, index)
+        counts.steps_of_a_save += 1
     size = sum(path.stat().st_size for path in (undisturbed / "checkpoints").iterdir()) // 2
-    while book.byte_offsets < 20 or time.monotonic() - began < seconds:
-        die(kill_points.train_till_byte, rng.randrange(5 * size))
-        book.byte_offsets += 1
+    while counts.byte_offsets < 20 or time.monotonic() - began < seconds:
+        kill_at(kill_points.train_till_byte, rng.randrange(5 * size))
+        counts.byte_offsets += 1
 
 
-def read_damaged_files(seconds: float) -> dict[str, Any]:
-    """Let the fuzz tests run for about that long; return their own account."""
-    account = ROOT / "results/reliability/fuzz.json"
-    account.unlink(missing_ok=True)
-    environment = {**os.environ, "ALEXNET_SOAK_SECONDS": str(4 * seconds)}
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/faults"]
-    names = ["-k", "for_minutes"]
-    done = subprocess.run([*words, *names], cwd=ROOT, env=environment, check=False)
-    if not account.exists():
-        raise SystemExit(f"the fuzz tests ended with {done.returncode} and wrote nothing")
-    told: dict[str, Any] = json.loads(account.read_text(encoding="utf-8"))
-    return told
+def read_damaged_files(seconds: float, results: Path) -> dict[str, Any]:
+    """Run the fuzz tests for about `seconds`; return the result that they write to `results`."""
+    file = results / "fuzz.json"
+    file.unlink(missing_ok=True)
+    environment = {
+        **os.environ,
+        "ALEXNET_SOAK_SECONDS": str(seconds / FUZZ_SHARE),
+        "ALEXNET_SOAK_RESULTS": str(results.resolve()),
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/faults"]
+    done = subprocess.run([*command, "-k", "for_minutes"], cwd=ROOT, env=environment, check=False)
+    if not file.exists():
+        raise SystemExit(f"the fuzz tests ended with {done.returncode} and wrote no result")
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return result
 
 
 def count_cases() -> int:
-    """Count the test cases that show how a fault is survived."""
-    words = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "fault", "tests"]
-    output = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    """Count the test cases that are marked with a fault."""
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "fault", "tests"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     return sum("::" in line for line in output.splitlines())
 
 
 def main() -> int:
-    """Do it all and write what came of it; 1 if anything was lost."""
+    """Run all parts and write the result; return 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=20)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    seconds, book, began = 60 * given.minutes, Book(), time.monotonic()
+    seconds, counts, began = 60 * options.minutes, Counts(), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare_dataset(Stripes(), folder / "data", size=32, workers=1)
-        kill_at_random(folder / "data", folder, seconds * 0.5, book)
-        print(f"{book.kills} kills at random moments, {book.lost} things lost", flush=True)
-        kill_everywhere(folder / "data", folder, seconds * 0.2, book)
-        print(f"{book.kills} kills in all, {book.lost} things lost", flush=True)
-    fuzz = read_damaged_files(seconds * 0.25)
+        kill_at_random(folder / "data", folder, seconds * 0.5, counts)
+        print(f"{counts.kills} kills at random moments, {counts.lost} things lost", flush=True)
+        kill_everywhere(folder / "data", folder, seconds * 0.2, counts)
+        print(f"{counts.kills} kills in all, {counts.lost} things lost", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    fuzz = read_damaged_files(seconds * FUZZ_SHARE, options.out.parent)
     result = {
-        "command": f"python scripts/soak.py OUT.json --minutes {given.minutes:g}",
+        "command": f"python scripts/soak.py OUT.json --minutes {options.minutes:g}",
         "hardware": cpu_name(),
         "versions": versions(),
         "seconds": round(time.monotonic() - began),
-        **vars(book),
-        "lost": book.lost,
+        **vars(counts),
+        "lost": counts.lost,
         "cases": count_cases(),
         "fuzz": fuzz,
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({key: result[key] for key in (*vars(book), "lost")}, indent=2))
-    return int(book.lost > 0)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({key: result[key] for key in (*vars(counts), "lost")}, indent=2))
+    return int(counts.lost > 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small images, folders and archives for the tests of what `prepare` reads."""
+"""Small images, folders and archives for the tests of `prepare`."""
 
 import importlib.util
 import io
@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8]
 
 
 def picture(seed: int, height: int = 24, width: int = 30) -> Pixels:
-    """Make smooth coloured noise, (height, width, 3); each seed gives another."""
+    """Make smooth coloured noise (height, width, 3) from a seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -66,7 +66,7 @@ def tree(counts: Mapping[str, int], seed: int = 0) -> dict[str, bytes]:
 
 
 def write_tar(path: Path, files: Mapping[str, bytes], mode: str = "w") -> Path:
-    """Write files into a tar; `mode` "w:gz" and the like compress it."""
+    """Write files into a tar; a `mode` such as "w:gz" compresses it."""
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
         for name, data in files.items():
             info = tarfile.TarInfo(name)
@@ -180,7 +180,7 @@ class Recorder(Silent):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Read all files of a data set; the date in dataset.json, which may differ, is cut out."""
+    """Read all files of a data set, without the date in dataset.json."""
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     lines = files["dataset.json"].splitlines()
     files["dataset.json"] = b"\n".join(line for line in lines if b'"created"' not in line)
@@ -189,7 +189,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A source that draws: `counts` images of each class, (24, 30, 3) pixels, no files."""
+    """A source without files: `counts` images of each class, (24, 30, 3) pixels."""
 
     counts: Mapping[str, int]
     kind: str = "drawn"
@@ -209,7 +209,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Deadly(Drawn):
-    """Ends the process that reads image 5 while the file `fuse` exists, once."""
+    """A source that ends the process that reads image 5, once, if the file `fuse` exists."""
 
     fuse: Path = Path()
     how: str = "kill"

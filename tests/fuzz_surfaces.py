@@ -1,4 +1,4 @@
-"""Every parser and loader of the package, with whole files for it to begin from."""
+"""The parsers and loaders of the package, with valid files to start from."""
 
 import hashlib
 import io
@@ -57,7 +57,7 @@ Build = Callable[[Path], dict[str, Surface]]
 
 
 def in_file(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], object]:
-    """Put the bytes into a file, and read that."""
+    """Return a function that writes bytes to `path` and reads it."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def write_and_read(data: bytes) -> object:
@@ -67,7 +67,7 @@ def in_file(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], obj
     return write_and_read
 
 
-# Weights of others.
+# Weights of other programs.
 
 
 def small_model() -> nn.Sequential:
@@ -80,7 +80,7 @@ def small_model() -> nn.Sequential:
 
 
 def onnx_file(model: nn.Sequential, *, ours: bool) -> bytes:
-    """An ONNX file as others write it, or with our description and names."""
+    """An ONNX file of another program, or with our metadata."""
     tensors, nodes = [], []
     for name, row in model.named_children():
         weights = [f"{name}.{part}" for part, _ in row.named_parameters()]
@@ -110,7 +110,7 @@ def safetensors_bytes(folder: Path, tensors: dict[str, torch.Tensor], **metadata
 
 
 def parse_all(data: memoryview, depth: int = 0) -> None:
-    """Parse a message and, as if each field of bytes were one too, all that is in it."""
+    """Parse a message and, recursively, each field of bytes as if it were one."""
     message = Message.parse(data)
     for number in {field[0] for field in message.fields}:
         message.text(number)
@@ -136,12 +136,12 @@ def card() -> Card:
 
 
 def read_card_of(data: bytes) -> object:
-    """Read a card from texts in JSON, whatever they are."""
+    """Read a card from JSON texts."""
     try:
         texts = json.loads(data)
         texts = {str(key): str(value) for key, value in texts.items()}
     except (ValueError, AttributeError, RecursionError):
-        return None  # no texts at all: nothing that a file could hold
+        return None  # no texts, so no file could have them
     return read_card(texts)
 
 
@@ -178,8 +178,8 @@ def weights(folder: Path) -> dict[str, Surface]:
     }  # fmt: skip
 
 
-def twin(whole: Path, copy: Path, *files: str) -> Path:
-    """Copy a folder by links, but for `files`, which are about to be damaged."""
+def linked_copy(whole: Path, copy: Path, *files: str) -> Path:
+    """Copy a folder by links; copy the content of `files`, which will be damaged."""
     shutil.copytree(whole, copy, copy_function=os.link)
     for file in {*files, "dataset.json", "checkpoints.json"}:
         if (copy / file).exists():
@@ -215,7 +215,7 @@ def make_run(folder: Path) -> Path:
 
 
 def open_run(run: Path) -> object:
-    """Use all of a run but its weights."""
+    """Open a run without its weights."""
     opened = Run.open(run)
     with torch.device("meta"):
         opened.new_model()
@@ -226,8 +226,8 @@ def load_checkpoint(run: Path) -> object:
     return checkpoint_store.load(run, "last").position
 
 
-def load_agreed(run: Path) -> object:
-    """Load a checkpoint that has the digest that checkpoints.json says."""
+def load_with_digest(run: Path) -> object:
+    """Load a checkpoint after writing its digest to checkpoints.json."""
     manifest = json.loads((run / "checkpoints.json").read_text())
     last = run / "checkpoints/step-00000002.safetensors"
     digest = hashlib.sha256(last.read_bytes()).hexdigest()
@@ -241,7 +241,7 @@ def load_agreed(run: Path) -> object:
 
 
 def doctored(data: bytes, *, path: Path, target: Path) -> object:
-    """The doctor raises nothing: what it cannot read it says."""
+    """Run the doctor, which must report every problem and raise nothing."""
     target.write_bytes(data)
     diagnosis = diagnose(path)
     json.dumps(diagnosis.as_json())
@@ -258,12 +258,12 @@ def runs(folder: Path) -> dict[str, Surface]:
     )  # fmt: skip
 
     def surface(file: str, read: Callable[[Path], object], **options: Any) -> Surface:
-        copy = twin(whole, folder / f"{len(list(folder.iterdir()))}", file)
+        copy = linked_copy(whole, folder / f"{len(list(folder.iterdir()))}", file)
         seeds = options.pop("seeds", [(whole / file).read_bytes()])
         return Surface(seeds, in_file(copy / file, lambda _: read(copy)), **options)
 
     def examined(file: str, *, text: bool) -> Surface:
-        copy = twin(whole, folder / f"doctor-{file}", file)
+        copy = linked_copy(whole, folder / f"doctor-{file}", file)
         read = partial(doctored, path=copy, target=copy / file)
         return Surface([(whole / file).read_bytes()], read, (), text=text)
 
@@ -272,7 +272,7 @@ def runs(folder: Path) -> dict[str, Surface]:
         "run.json": surface("run.json", open_run, text=True),
         "run mean_image.npy": surface("mean_image.npy", open_run),
         "checkpoints.json": surface("checkpoints.json", load_checkpoint, text=True),
-        "checkpoint": surface(weights_file, load_agreed, seeds=[small]),
+        "checkpoint": surface(weights_file, load_with_digest, seeds=[small]),
         "metrics.jsonl": surface(
             "metrics.jsonl", lambda run: read_metrics(run / "metrics.jsonl"), text=True
         ),
@@ -286,7 +286,7 @@ def runs(folder: Path) -> dict[str, Surface]:
 
 
 def read_all(folder: Path) -> object:
-    """Read all of a data set that opens: every image, label and name."""
+    """Read all of a data set: every image, label and name."""
     dataset = Dataset(folder)
     for name in dataset.split_names:
         split = dataset.split(name)
@@ -295,21 +295,23 @@ def read_all(folder: Path) -> object:
     return dataset.mean_image
 
 
-def agreed(folder: Path, file: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
-    """Let the manifest say what the damaged file is, as one who wants to harm would."""
+def with_digest(
+    folder: Path, file: str, read: Callable[[Path], object]
+) -> Callable[[bytes], object]:
+    """Return a function that reads a damaged file after writing its digest to the manifest."""
     manifest = (folder / "dataset.json").read_text()
 
-    def agree(content: Any, data: bytes) -> None:
+    def update(content: Any, data: bytes) -> None:
         if isinstance(content, dict):
             if content.get("file") == file:
                 content |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             content = list(content.values())
         for value in content if isinstance(content, list) else ():
-            agree(value, data)
+            update(value, data)
 
     def write_and_read(data: bytes) -> object:
         info = json.loads(manifest)
-        agree(info, data)
+        update(info, data)
         (folder / "dataset.json").write_text(json.dumps(info))
         (folder / file).write_bytes(data)
         return read(folder)
@@ -329,18 +331,18 @@ def data_sets(folder: Path) -> dict[str, Surface]:
             "jpeg": ["train-00000.tar", "train-index.npy"],
         }[store]
         for file in files:
-            copy = twin(whole, folder / f"{store}-{file}", file)
+            copy = linked_copy(whole, folder / f"{store}-{file}", file)
             text = file.endswith((".json", ".txt"))
             seeds = [(whole / file).read_bytes()]
-            read = agreed(copy, file, read_all)
+            read = with_digest(copy, file, read_all)
             if file == "dataset.json":
                 read = in_file(copy / file, lambda path: read_all(path.parent))
             surfaces[f"data set {store}: {file}"] = Surface(seeds, read, text=text)
         file = "dataset.json" if store == "raw" else "train-00000.tar"
-        copy = twin(whole, folder / f"{store}-doctor", file)
+        copy = linked_copy(whole, folder / f"{store}-doctor", file)
         examine: Callable[[bytes], object] = partial(doctored, path=copy, target=copy / file)
         if store == "jpeg":
-            examine = agreed(copy, file, lambda path: json.dumps(diagnose(path).as_json()))
+            examine = with_digest(copy, file, lambda path: json.dumps(diagnose(path).as_json()))
         seeds = [(whole / file).read_bytes()]
         surfaces[f"doctor on {file}"] = Surface(seeds, examine, (), text=store == "raw")
     return surfaces
@@ -350,7 +352,7 @@ def data_sets(folder: Path) -> dict[str, Surface]:
 
 
 def list_and_read(path: Path, **options: Any) -> object:
-    """Find out what a path is, list it, and read all of it."""
+    """Open a source, list it, and read all of it."""
     source = open_source(path, path.parent / "work", Recorder(), **options)
     items = source.listing(Recorder()).items
     return [source.read(item) for item in items]
@@ -367,6 +369,21 @@ def sources(folder: Path) -> dict[str, Surface]:
         write_tar(folder / "cifar", files, "w").read_bytes()
         for files in (cifar_python_files(1), cifar_binary_files(1))
     ]
+    return {
+        "tar": Surface([tars[""]], in_file(folder / "t/tar", list_and_read)),
+        "packed tar": Surface(
+            [tars["gz"], tars["bz2"], tars["xz"]], in_file(folder / "p/tar", list_and_read)
+        ),
+        "CIFAR-10": Surface(cifar, in_file(folder / "c/tar", list_and_read)),
+        "CIFAR-10 batch": Surface(
+            [cifar_python_files(1)["cifar-10-batches-py/data_batch_1"]],
+            partial(cifar_batch, folder=folder / "b"),
+        ),
+        **imagenet(folder, classes),
+    }
+
+
+def imagenet(folder: Path, classes: dict[str, bytes]) -> dict[str, Surface]:
     layout = load_script("make_imagenet_layout")
     write_tree(folder / "source", classes)
     layout.make_imagenet_layout(folder / "source", folder / "imagenet")
@@ -390,15 +407,6 @@ def sources(folder: Path) -> dict[str, Surface]:
 
     open_val = partial(list_and_read, devkit=kit)
     return {
-        "tar": Surface([tars[""]], in_file(folder / "t/tar", list_and_read)),
-        "packed tar": Surface(
-            [tars["gz"], tars["bz2"], tars["xz"]], in_file(folder / "p/tar", list_and_read)
-        ),
-        "CIFAR-10": Surface(cifar, in_file(folder / "c/tar", list_and_read)),
-        "CIFAR-10 batch": Surface(
-            [cifar_python_files(1)["cifar-10-batches-py/data_batch_1"]],
-            partial(cifar_batch, folder=folder / "b"),
-        ),
         "ImageNet train": Surface(
             [train.read_bytes()], in_file(folder / "it/train.tar", list_and_read)
         ),
@@ -465,12 +473,11 @@ def images(folder: Path) -> dict[str, Surface]:
     return surfaces
 
 
-# Work that was interrupted.
+# Interrupted work.
 
 
 def interrupted(folder: Path) -> dict[str, Surface]:
-    """What `prepare` left is used or made again, whatever is wrong with it: anything may be raised,
-    but nothing runs and no memory is taken."""
+    """Results that `prepare` reuses, or computes again after any exception."""
     folder.mkdir()
     none = np.zeros((0, 2), np.int64)
     sums = ColorSums.empty(SIZE)
@@ -492,7 +499,7 @@ BUILDERS: dict[str, Build] = {
 
 
 def build_surfaces(folder: Path, *groups: str) -> dict[str, Surface]:
-    """Make the surfaces of some groups, or all, with their files below `folder`."""
+    """Build the surfaces of some groups, or all, with their files below `folder`."""
     found: dict[str, Surface] = {}
     for group in groups or BUILDERS:
         found |= BUILDERS[group](folder / group.replace(" ", "-"))

@@ -1,5 +1,7 @@
-"""Damage to whole files, the same for the same seed, and a watch over what reads them."""
+"""Reproducible damage to files, and limits on the time and memory of what reads them."""
 
+import json
+import os
 import random
 import resource
 import signal
@@ -8,14 +10,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from alexnet.errors import AlexnetError
 
 SECONDS = 10
-"""No single input may take longer."""
+"""Limit for each input."""
 MEMORY = 1 << 30
-"""No single input may take more address space than this above what the process has."""
+"""Limit for each input: bytes of address space, in addition to what the process has."""
+
+SOAK_SECONDS = float(os.environ.get("ALEXNET_SOAK_SECONDS", "0"))
+SOAK_RESULTS = Path(
+    os.environ.get("ALEXNET_SOAK_RESULTS", Path(__file__).parents[1] / "results/reliability")
+)
+FUZZ_SHARE = 0.25
+"""Share of a soak's time for reading damaged files."""
 
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
 NUMBERS = (*EDGES, 2**62, 2**63, 2**64 - 1)
@@ -29,26 +41,26 @@ SPLICED = (
 
 
 class Hang(BaseException):
-    """An input took too long; no handler of ordinary errors may swallow this."""
+    """An input took too long; a base exception, so that no handler of errors catches it."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Something that reads files from strangers."""
+    """A function that reads untrusted files."""
 
     seeds: Sequence[bytes]
-    """Whole files that it accepts."""
+    """Valid files."""
     read: Callable[[bytes], object]
-    """Reads one, wherever it has to lie for that."""
+    """Reads the bytes of a file."""
     refusals: tuple[type[Exception], ...] = (AlexnetError,)
-    """What it may raise."""
+    """The errors that it may raise."""
     text: bool = False
-    """Whether words rather than bits are exchanged."""
+    """Whether words are changed, not only bytes."""
 
 
 @dataclass
 class Tally:
-    """What became of the inputs of one surface."""
+    """Counts of the inputs of one surface by outcome."""
 
     inputs: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -56,7 +68,7 @@ class Tally:
     slowest: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values for results/reliability."""
+        """Return plain JSON values."""
         return {
             "inputs": self.inputs,
             "read": self.outcomes["read"],
@@ -67,7 +79,7 @@ class Tally:
 
 
 def mutations(seeds: Sequence[bytes], seed: int, *, text: bool) -> Iterator[bytes]:
-    """Yield damaged files without end: always the same ones for the same arguments."""
+    """Yield damaged files without end, the same for the same arguments."""
     rng = random.Random(seed)
     while True:
         data = bytearray(rng.choice(seeds))
@@ -95,7 +107,7 @@ def _set(data: bytearray, rng: random.Random, _: object) -> bytearray:
 
 
 def _number(data: bytearray, rng: random.Random, _: object) -> bytearray:
-    """Write a number from the edges of its range over what is there."""
+    """Overwrite bytes by a number from the limits of an integer type."""
     width, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
     value = (rng.choice(NUMBERS) % (1 << 8 * width)).to_bytes(width, order)  # type: ignore[arg-type]
     start = rng.randrange(len(data) + 1)
@@ -133,14 +145,14 @@ def _zeros(data: bytearray, rng: random.Random, _: object) -> bytearray:
 
 
 def _splice(data: bytearray, rng: random.Random, seeds: Sequence[bytes]) -> bytearray:
-    """Take the rest of another whole file from about the same offset on."""
+    """Replace the rest by that of another file, from about the same offset."""
     other = rng.choice(seeds)
     start = rng.randrange(len(data) + 1)
     return data[:start] + other[max(0, start + rng.choice((-8, -1, 0, 0, 1, 8))) :]
 
 
 def _word(data: bytearray, rng: random.Random, _: object) -> bytearray:
-    """Exchange a word or number of a text."""
+    """Replace a word of a text by one from `WORDS`."""
     words = list(_words(data))
     start, end = rng.choice(words) if words else (0, 0)
     data[start:end] = rng.choice(WORDS)
@@ -159,7 +171,7 @@ def _words(data: bytearray) -> Iterator[tuple[int, int]]:
 
 
 def _exchange(data: bytearray, rng: random.Random, _: object) -> bytearray:
-    """Put one word of a text instead of another."""
+    """Replace a word of a text by another word of it."""
     words = list(_words(data))
     if len(words) > 1:
         one, other = rng.sample(words, 2)
@@ -176,7 +188,7 @@ TEXT_CHANGES: tuple[Change, ...] = (_word, _word, _word, _exchange, _exchange, *
 
 @contextmanager
 def limits() -> Iterator[None]:
-    """Let memory and time be bounded; both are given back at the end."""
+    """Limit memory and time; restore both at the end."""
 
     def hang(*_: object) -> None:
         raise Hang(f"more than {SECONDS} s")
@@ -195,7 +207,7 @@ def limits() -> Iterator[None]:
 
 
 def fuzz(surface: Surface, seed: int, *, inputs: int | None = None, seconds: float = 0) -> Tally:
-    """Let a surface read damaged files: so many `inputs`, or for so many `seconds`."""
+    """Let a surface read damaged files: a number of `inputs`, or for some `seconds`."""
     tally, until = Tally(), time.monotonic() + seconds
     for data in mutations(surface.seeds, seed, text=surface.text):
         if tally.inputs == inputs or (inputs is None and time.monotonic() > until):
@@ -205,7 +217,7 @@ def fuzz(surface: Surface, seed: int, *, inputs: int | None = None, seconds: flo
 
 
 def try_one(surface: Surface, data: bytes, tally: Tally) -> None:
-    """Let a surface read one file and write down what became of it."""
+    """Let a surface read one file and count the outcome."""
     tally.inputs += 1
     began = time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -214,7 +226,7 @@ def try_one(surface: Surface, data: bytes, tally: Tally) -> None:
         tally.outcomes["read"] += 1
     except surface.refusals as error:
         tally.outcomes[type(error).__name__] += 1
-    except (Exception, Hang) as error:  # noqa: BLE001 - all of them are what is looked for
+    except (Exception, Hang) as error:  # noqa: BLE001 - the failures to find
         tally.failures.append(f"input {tally.inputs}: {error!r} for {bytes(data[:200])!r}")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -222,9 +234,22 @@ def try_one(surface: Surface, data: bytes, tally: Tally) -> None:
 
 
 def as_json(tallies: Mapping[str, Tally]) -> dict[str, Any]:
-    """Sum up for results/reliability."""
+    """Return the counts of all surfaces as plain JSON values."""
     return {
         "surfaces": {name: tally.as_json() for name, tally in sorted(tallies.items())},
         "inputs": sum(tally.inputs for tally in tallies.values()),
         "failures": sum(len(tally.failures) for tally in tallies.values()),
     }
+
+
+def in_soak(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that runs in `make soak` only, without a time limit."""
+    skipped = pytest.mark.skipif(not SOAK_SECONDS, reason="takes minutes: make soak")(test)
+    unlimited: Callable[..., None] = pytest.mark.timeout(0)(skipped)
+    return unlimited
+
+
+def write_soak_result(name: str, document: Mapping[str, Any]) -> None:
+    """Write a JSON file to the results of the soak."""
+    SOAK_RESULTS.mkdir(parents=True, exist_ok=True)
+    (SOAK_RESULTS / name).write_text(json.dumps(document, indent=1) + "\n")

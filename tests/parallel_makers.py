@@ -1,4 +1,4 @@
-"""Several processes that run functions as ranks, started once for a module of tests."""
+"""Processes that run functions as ranks, started once per test module."""
 
 import dataclasses
 import gc
@@ -42,7 +42,7 @@ from alexnet.train.state import Indices, TrainState
 
 
 def free_port() -> int:
-    """Return a port that is free now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 
 def serve(pipe: Connection) -> None:
-    """Do what comes through the pipe, until nothing does."""
+    """Run the functions that come through the pipe, until None comes."""
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     while (task := pipe.recv()) is not None:
@@ -58,13 +58,13 @@ def serve(pipe: Connection) -> None:
         os.environ.update(environment)
         try:
             pipe.send((work(*arguments), None))
-        except BaseException as error:  # noqa: BLE001 - told to the test
+        except BaseException as error:  # noqa: BLE001 - sent to the test
             pipe.send((None, (error, traceback.format_exc())))
 
 
 def start(work: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
-    """Start `work(pipe, *arguments)` in a process; return it, and the other end of the pipe."""
-    # A server imports torch once; each process is then forked from it at once.
+    """Start `work(pipe, *arguments)` in a process; return it and the other end of the pipe."""
+    # A server imports torch once; the processes are forked from it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["parallel_makers", "torch._dynamo"])
     ours, theirs = context.Pipe()
@@ -73,8 +73,8 @@ def start(work: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
     return process, ours
 
 
-def meeting(ranks: int) -> list[dict[str, str]]:
-    """Return the environment of each rank, with a place to meet that is free."""
+def rank_environments(ranks: int) -> list[dict[str, str]]:
+    """Return the environment variables of each rank, with a free port."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     common |= {"TORCHELASTIC_RESTART_COUNT": "0"}
@@ -82,14 +82,14 @@ def meeting(ranks: int) -> list[dict[str, str]]:
 
 
 class Pool:
-    """Processes that act as ranks 0, 1, ... of as many as a test asks for."""
+    """Processes that act as ranks 0, 1, ... as a test needs them."""
 
     def __init__(self, size: int) -> None:
         self._processes, self._pipes = zip(*(start(serve) for _ in range(size)), strict=True)
 
     def run(self, ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Call `work(*arguments)` in so many processes and return what each returned."""
-        for pipe, environment in zip(self._pipes, meeting(ranks), strict=False):
+        """Call `work(*arguments)` on `ranks` processes; return the result of each."""
+        for pipe, environment in zip(self._pipes, rank_environments(ranks), strict=False):
             pipe.send((work, arguments, environment))
         answers = [pipe.recv() for pipe in self._pipes[:ranks]]
         failures = [failure for _, failure in answers if failure]
@@ -115,12 +115,12 @@ def pool_of(size: int) -> Iterator[Pool]:
         pool.close()
 
 
-# What the ranks do.
+# Work for the ranks.
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network, a batch and steps to make with it."""
+    """A network, a batch and a number of steps."""
 
     network: str
     images: int = 3
@@ -128,7 +128,7 @@ class Case:
     dtype: torch.dtype = torch.float64
     dropout: bool = True
     full: bool = False
-    """Whether the network has its real width; else it is an eighth of it."""
+    """Whether the network has its full width; else it has an eighth of it."""
 
     def build(self) -> nn.Sequential:
         """Build the network, the same each time."""
@@ -147,8 +147,8 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
-class RankResult:
-    """What came of a case: on rank 0 everything whole."""
+class CaseResult:
+    """The result of a case; on rank 0 with whole tensors."""
 
     losses: list[float]
     gradients: dict[str, torch.Tensor]
@@ -157,8 +157,8 @@ class RankResult:
     report: list[dict[str, Any]]
 
 
-def make_steps(processes: Processes, case: Case) -> RankResult:
-    """Make the steps of `case` as the loop does, with plain SGD."""
+def make_steps(processes: Processes, case: Case) -> CaseResult:
+    """Make the steps of `case` as the training loop does, with SGD."""
     whole = case.build()
     assert isinstance(whole[0], Input)
     side = whole[0].shape[1]
@@ -188,19 +188,19 @@ def make_steps(processes: Processes, case: Case) -> RankResult:
     weights = {f"model.{name}": p.detach() for name, p in learnt.items()}
     report = several.report() if several else []
     gathered = processes.gather_state(gradients)
-    return RankResult(losses, gathered, processes.gather_state(weights), float(norm), report)
+    return CaseResult(losses, gathered, processes.gather_state(weights), float(norm), report)
 
 
 def norm_of_gradient(model: nn.Module) -> torch.Tensor:
     return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
-def steps_alone(case: Case) -> RankResult:
+def steps_alone(case: Case) -> CaseResult:
     """Make the steps of `case` in this process."""
     return make_steps(Processes(), case)
 
 
-def steps_as_rank(mode: str, case: Case) -> RankResult:
+def steps_as_rank(mode: str, case: Case) -> CaseResult:
     """Make the steps of `case` as one of several ranks."""
     with join(mode, device="cpu", timeout=60) as processes:
         return make_steps(processes, case)
@@ -208,17 +208,17 @@ def steps_as_rank(mode: str, case: Case) -> RankResult:
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Let `train_model` compute in float64, so that no rounding is enough to change a result.
+    """Let `train_model` compute in float64, so that rounding changes no result.
 
-    In float32 a last digit can send a gradient another way through a max-pool, and the runs that
-    are to be compared part for good.
+    In float32 a last digit can send a gradient another way through a max-pool; the compared runs
+    then diverge.
     """
     torch.set_default_dtype(torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         modules = ((loop, "augment"), (several_processes, "augment"), (evaluate, "take_view"))
         for module, name in modules:
             original = getattr(module, name)
-            patch.setattr(module, name, lambda *given, do=original: do(*given).double())
+            patch.setattr(module, name, lambda *args, do=original: do(*args).double())
         yield
     torch.set_default_dtype(torch.float32)
 
@@ -230,7 +230,7 @@ def train_alone(data: Path, run: Path, settings: Settings) -> None:
 
 
 def train_as_rank(mode: str, data: Path, run: Path, settings: Settings, stop: int = 0) -> str:
-    """Train as one of several ranks and say how it ended; `stop`: the last gets SIGINT there."""
+    """Train as a rank; return "done" or the error. The last rank gets SIGINT in step `stop`."""
     last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
 
     def kill(state: TrainState, step: int, indices: Indices) -> None:
@@ -250,8 +250,8 @@ def train_as_rank(mode: str, data: Path, run: Path, settings: Settings, stop: in
     return "done"
 
 
-def processes_are_gone(call: TrainingSpec) -> bool:
-    """Train as a rank, and tell whether nothing is left of its processes when that has ended."""
+def processes_are_gone(spec: TrainingSpec) -> bool:
+    """Train as a rank; tell whether its `Processes` are released at the end."""
     joined: list[weakref.ref[Processes]] = []
 
     @contextmanager
@@ -262,9 +262,9 @@ def processes_are_gone(call: TrainingSpec) -> bool:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launching, "join", noted)
-        gc.disable()  # it would come at any time, or not before Python itself ends
+        gc.disable()  # it could run at any time
         try:
-            train_rank(call)
+            train_rank(spec)
             return joined[0]() is None
         finally:
             gc.enable()
@@ -296,11 +296,11 @@ def first_of(data: Path, images: int) -> Split:
     return split
 
 
-# What goes wrong with a rank.
+# Ranks that fail.
 
 
 class Failing(nn.Module):
-    """A network that is all right but for one step: as `accelerate`, it is put into each rank."""
+    """A network that fails on rank 1 in one step; `accelerate` puts it into each rank."""
 
     def __init__(
         self, model: nn.Sequential, fail: Callable[[], None], at: int, always: bool
@@ -319,17 +319,17 @@ class Failing(nn.Module):
 
 
 def raise_an_error() -> None:
-    """Fail as a bug would."""
+    """Fail like a bug."""
     raise ZeroDivisionError("as planned")
 
 
 def be_killed() -> None:
-    """Fail as when memory runs out."""
+    """Fail as if memory ran out."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def hang() -> None:
-    """Fail as a dead network does: say nothing."""
+    """Fail as if the connection were lost: do not respond."""
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -338,11 +338,11 @@ def rank_that_hangs(model: nn.Sequential) -> nn.Module:
     return Failing(model, hang, 7, True)
 
 
-def rank_as_started(pipe: Connection, call: TrainingSpec, environment: dict[str, str]) -> None:
-    """Train as a rank that torchrun has started, and say how it ended."""
+def rank_as_started(pipe: Connection, spec: TrainingSpec, environment: dict[str, str]) -> None:
+    """Train as a rank started by torchrun; send its error."""
     os.environ.update(environment)
     try:
-        pipe.send(train_rank(call).error)
+        pipe.send(train_rank(spec).error)
     except AlexnetError as error:
         pipe.send(f"{error.exit_code}: {error}")
 

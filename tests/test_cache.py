@@ -143,7 +143,8 @@ def test_the_first_place_with_room_is_taken() -> None:
 
 
 def test_a_place_that_is_asked_for_and_too_small_is_an_error() -> None:
-    with pytest.raises(UsageError, match=r"--cache device: 1,000 images of 256 x 256 need at least 0\.1 GB"):
+    says = r"--cache device: 1,000 images of 256 x 256 need at least 0\.1 GB"
+    with pytest.raises(UsageError, match=says):
         plan_cache(1000, 256, "device", {"device": 10**7, "host": 10**12})
 
 

@@ -57,21 +57,24 @@ def test_texts_become_values_of_the_right_kind() -> None:
         ("layer_lr=conv1", "list of layers"),
         ("ablate=norm", "activation=tanh"),
         ("seed=-1", "not below 0"),
-        *((f"overrides={text}", says) for text, says in [
-            ("lr=1", "a list such as 26:lr=0.001"),
-            ("x:lr=1", "a list such as 26:lr=0.001"),
-            ("3:lr", "NAME=VALUE"),
-            ("3:warp=9", "no setting 'warp'"),
-            ("3:lighting=-1", "not below 0"),
-            ("3:seed=4", "seed is fixed when a training starts"),
-            # The optimiser uses these at its start only: a change would have no effect.
-            ("3:momentum=0.8", "momentum is fixed"),
-            ("3:weight_decay=0", "weight_decay is fixed"),
-            ("3:layer_decay=fc8=0", "layer_decay is fixed"),
-            ("3:bias_decay=false", "bias_decay is fixed"),
-            ("3:trust_coefficient=1", "trust_coefficient is fixed"),
-            ("3:overrides=4:lr=1", "overrides is fixed"),
-        ]),
+        *(
+            (f"overrides={text}", says)
+            for text, says in [
+                ("lr=1", "a list such as 26:lr=0.001"),
+                ("x:lr=1", "a list such as 26:lr=0.001"),
+                ("3:lr", "NAME=VALUE"),
+                ("3:warp=9", "no setting 'warp'"),
+                ("3:lighting=-1", "not below 0"),
+                ("3:seed=4", "seed is fixed when a training starts"),
+                # The optimiser uses these at its start only: a change would have no effect.
+                ("3:momentum=0.8", "momentum is fixed"),
+                ("3:weight_decay=0", "weight_decay is fixed"),
+                ("3:layer_decay=fc8=0", "layer_decay is fixed"),
+                ("3:bias_decay=false", "bias_decay is fixed"),
+                ("3:trust_coefficient=1", "trust_coefficient is fixed"),
+                ("3:overrides=4:lr=1", "overrides is fixed"),
+            ]
+        ),
     ],
 )
 def test_wrong_settings_are_refused_by_name(text: str, says: str) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.config import Settings
-from alexnet.networks.initialization import he_initialize
-from alexnet.networks.registry import create_model, weight_layers
+from alexnet.networks.initialization import he_initialize, weight_layers
+from alexnet.networks.registry import create_model
 from alexnet.optim import (
     PaperSGD,
     learning_rate,

@@ -1,4 +1,4 @@
-"""Several ranks compute what one process does: losses, gradients, runs; and what they send."""
+"""Several ranks compute what one process computes; the bytes that they send are counted."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from conftest import TINY, Stripes
 from network_makers import empty
 from parallel_makers import (
     Case,
+    CaseResult,
     Pool,
-    RankResult,
     double_precision,
     evaluate_as_rank,
     first_of,
@@ -50,15 +50,15 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     )
 
 
-def compare(pool: Pool, mode: str, ranks: int, case: Case, tolerance: float) -> list[RankResult]:
+def compare(pool: Pool, mode: str, ranks: int, case: Case, tolerance: float) -> list[CaseResult]:
     expected = steps_alone(case)
-    outcomes: list[RankResult] = pool.run(ranks, steps_as_rank, mode, case)
-    for each in outcomes:
+    results: list[CaseResult] = pool.run(ranks, steps_as_rank, mode, case)
+    for each in results:
         assert each.losses == pytest.approx(expected.losses, rel=tolerance)
         assert each.norm == pytest.approx(expected.norm, rel=tolerance)
-    assert largest_difference(expected.gradients, outcomes[0].gradients) < tolerance
-    assert largest_difference(expected.weights, outcomes[0].weights) < tolerance
-    return outcomes
+    assert largest_difference(expected.gradients, results[0].gradients) < tolerance
+    assert largest_difference(expected.weights, results[0].weights) < tolerance
+    return results
 
 
 @pytest.mark.parametrize("network", ["alexnet", "alexnet_2012", "alexnet_nocomm"])
@@ -85,15 +85,15 @@ def test_fifty_steps_stay_together(pool: Pool, mode: str, ranks: int) -> None:
 
 
 def test_the_comparison_notices_another_dropout(pool: Pool) -> None:
-    dropped, kept = steps_alone(Case("alexnet")), steps_alone(Case("alexnet", dropout=False))
-    assert largest_difference(dropped.gradients, kept.gradients) > 0.1
+    dropped, whole = steps_alone(Case("alexnet")), steps_alone(Case("alexnet", dropout=False))
+    assert largest_difference(dropped.gradients, whole.gradients) > 0.1
 
 
-# What is sent. The networks are an eighth as wide as the real ones, their numbers float64.
+# Bytes sent. The networks have an eighth of the real width and compute in float64.
 
 
 def test_towers_send_what_the_paper_says(pool: Pool) -> None:
-    outcomes = pool.run(2, steps_as_rank, "towers", Case("alexnet", images=3, steps=2))
+    results = pool.run(2, steps_as_rank, "towers", Case("alexnet", images=3, steps=2))
     halves = {
         "norm1": 2 * 55 * 55,  # two maps at the border
         "norm2": 2 * 27 * 27,
@@ -107,11 +107,11 @@ def test_towers_send_what_the_paper_says(pool: Pool) -> None:
         for layer, values in halves.items()
     }
     expected["logits"] = {"forward": 3 * 8 * 3}  # five classes: three and two
-    for rank, outcome in enumerate(outcomes):
-        report = outcome.report[rank]
+    for rank, result in enumerate(results):
+        report = result.report[rank]
         assert report["bytes"] == expected
         assert report["steps"] == 2
-        assert report["total_bytes"] == sum(sum(ways.values()) for ways in expected.values())
+        assert report["total_bytes"] == sum(sum(kinds.values()) for kinds in expected.values())
         assert report["overlap"] == 0  # the towers wait for each other
         assert report["peak_memory_bytes"] > 2**20
 
@@ -151,14 +151,14 @@ def test_data_parallel_ranks_send_gradients_and_hybrid_ones_the_batch(pool: Pool
     assert sent["logits"] == {"forward": 2 * 8 * 4 * 2}
 
 
-# What cannot be divided.
+# Sharding.
 
 
-def cut(mode: str, ranks: int, network: str) -> list[str]:
-    link = RankGroup(None, 0, ranks, CommStats(timed=False))
+def shard_names(mode: str, ranks: int, network: str) -> list[str]:
+    group = RankGroup(None, 0, ranks, CommStats(timed=False))
     model = empty(network)
     function = shard_towers if mode == "towers" else shard_units
-    return list(dict(function(model, Batch(), link, link).model.named_children()))
+    return list(dict(function(model, Batch(), group, group).model.named_children()))
 
 
 @pytest.mark.parametrize(
@@ -173,18 +173,18 @@ def test_networks_that_do_not_fit_are_refused(
     mode: str, ranks: int, network: str, says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        cut(mode, ranks, network)
+        shard_names(mode, ranks, network)
 
 
 def test_batch_normalisation_is_refused_where_the_batch_is_divided() -> None:
-    link = RankGroup(None, 0, 2, CommStats(timed=False))
+    group = RankGroup(None, 0, 2, CommStats(timed=False))
     model = create_model("alexnet_small", 3, ablate={"norm": "batch"})
     with pytest.raises(UsageError, match="batch normalisation needs the whole batch"):
-        shard_images(model, Batch(), link)
+        shard_images(model, Batch(), group)
 
 
 def test_the_table_of_a_tower_shows_where_it_talks() -> None:
-    rows = cut("towers", 2, "alexnet_2012")
+    rows = shard_names("towers", 2, "alexnet_2012")
     assert [row for row in rows if row.startswith("gather")] == [
         "gather_conv3",
         "gather_fc6",
@@ -197,10 +197,10 @@ def test_the_table_of_a_tower_shows_where_it_talks() -> None:
 
 def test_kernels_are_ordered_by_tower() -> None:
     assert tower_order(empty("alexnet")) == [list(range(48)), list(range(48, 96))]
-    link = RankGroup(None, 1, 2, CommStats(timed=False))
+    group = RankGroup(None, 1, 2, CommStats(timed=False))
     alone = RankGroup(None, 0, 1, CommStats(timed=False))
     whole = create_model("alexnet_small", 3)
-    own = shard_towers(whole, Batch(), alone, link).model.get_parameter("conv1.weight")
+    own = shard_towers(whole, Batch(), alone, group).model.get_parameter("conv1.weight")
     assert torch.equal(own, whole.get_parameter("conv1.weight")[tower_order(whole)[1]])
 
 
@@ -209,9 +209,9 @@ def test_kernels_are_ordered_by_tower() -> None:
 )
 def test_parts_differ_by_one_at_most(total: int, count: int, sizes: list[int]) -> None:
     assert parts(total, count) == sizes
-    places = [list(range(total))[part_of(total, count, place)] for place in range(count)]
-    assert [len(each) for each in places] == sizes
-    assert [place for each in places for place in each] == list(range(total))
+    divided = [list(range(total))[part_of(total, count, number)] for number in range(count)]
+    assert [len(part) for part in divided] == sizes
+    assert [item for part in divided for item in part] == list(range(total))
 
 
 # Run directories.
@@ -255,7 +255,7 @@ def agree(one: Path, other: Path) -> None:
             assert getattr(second.position, key) == value
     assert largest_difference(first.tensors, second.tensors) < 1e-9
     for expected, row in zip(rows_of(one), rows_of(other), strict=True):
-        # The loop computes losses in float32, whatever the network.
+        # The loop always computes losses in float32.
         assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-6)
         assert row["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-9)
 

@@ -1,4 +1,4 @@
-"""Ranks that fail, die or hang: the others stop, all start again, and the result is the same."""
+"""Ranks that fail, die or hang: all ranks restart, and the result is the same."""
 
 import dataclasses
 import json
@@ -16,13 +16,12 @@ import parallel_makers
 import pytest
 import torch
 from conftest import TINY, Stripes
-from parallel_makers import meeting, pool_of, processes_are_gone, rank_as_started, start
+from parallel_makers import pool_of, processes_are_gone, rank_as_started, rank_environments, start
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from alexnet.errors import DataError, Interrupted, UsageError, WorkerError
-from alexnet.parallel import TrainingSpec, launch, launching
-from alexnet.parallel import process_group as joining
+from alexnet.parallel import TrainingSpec, launch, launching, process_group
 from alexnet.prepare import prepare_dataset
 from alexnet.storage import checkpoint_store
 from alexnet.train import train_model
@@ -39,10 +38,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two ranks that nothing happens to."""
+    """A run of two ranks without a fault."""
     run = tmp_path_factory.mktemp("faults") / "run"
-    outcome = launch(TrainingSpec("data", data, run, SETTINGS, device="cpu"), 2)
-    assert outcome.result().epochs == 2
+    result = launch(TrainingSpec("data", data, run, SETTINGS, device="cpu"), 2)
+    assert result.result().epochs == 2
     return run
 
 
@@ -62,8 +61,8 @@ def test_training_goes_on_to_the_same_result(
 ) -> None:
     fail: Callable[[nn.Sequential], nn.Module] = getattr(parallel_makers, f"rank_that_{way}")
     run = tmp_path / "run"
-    call = TrainingSpec("data", data, run, SETTINGS, device="cpu", accelerate=fail)
-    assert launch(call, 2, max_restarts=1).result().steps == 10
+    spec = TrainingSpec("data", data, run, SETTINGS, device="cpu", accelerate=fail)
+    assert launch(spec, 2, max_restarts=1).result().steps == 10
     assert same(undisturbed, run)
 
 
@@ -72,17 +71,17 @@ def test_training_goes_on_to_the_same_result(
 def test_a_rank_that_hangs_is_given_up(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     fail = parallel_makers.rank_that_hangs
-    call = TrainingSpec("data", data, run, SETTINGS, device="cpu", accelerate=fail, timeout=2)
-    ranks = [start(rank_as_started, call, environment) for environment in meeting(2)]
+    spec = TrainingSpec("data", data, run, SETTINGS, device="cpu", accelerate=fail, timeout=2)
+    ranks = [start(rank_as_started, spec, environment) for environment in rank_environments(2)]
     try:
         assert ranks[0][1].poll(60)
-        told = ranks[0][1].recv()
+        message = ranks[0][1].recv()
     finally:
-        for process, _ in ranks:  # torchrun does so when a rank does not end by itself
+        for process, _ in ranks:  # as torchrun does
             process.kill()
-    assert told.startswith("7: rank 0 lost another rank, or waited 2 s for it: ")
+    assert message.startswith("7: rank 0 lost another rank, or waited 2 s for it: ")
     assert checkpoint_store.load(run, "last").position.step == 6
-    again = dataclasses.replace(call, resume=True, accelerate=None, timeout=60)
+    again = dataclasses.replace(spec, resume=True, accelerate=None, timeout=60)
     assert launch(again, 2).result().steps == 10
     assert same(undisturbed, run)
 
@@ -98,7 +97,7 @@ def test_the_comparison_notices_another_result(
 
 @pytest.mark.fault(26)
 def test_when_restarts_are_used_up_the_first_failure_is_named(data: Path, tmp_path: Path) -> None:
-    call = TrainingSpec(
+    spec = TrainingSpec(
         "data",
         data,
         tmp_path / "run",
@@ -109,7 +108,7 @@ def test_when_restarts_are_used_up_the_first_failure_is_named(data: Path, tmp_pa
     with pytest.raises(
         WorkerError, match=r"rank 1 failed after all 1 restarts.*as planned"
     ) as caught:
-        launch(call, 2, max_restarts=1)
+        launch(spec, 2, max_restarts=1)
     assert caught.value.exit_code == 7
 
 
@@ -121,28 +120,28 @@ def test_the_first_failure_is_found_where_torchrun_saw_only_the_second(tmp_path:
 
     lost = "WorkerError: rank 0 lost another rank, or waited 5 s for it"
     write(0, 1, json.dumps({"message": {"message": "ValueError: of an earlier start"}}))
-    extra = {"timestamp": "1"}  # which torchrun wants of those that it reads itself
+    extra = {"timestamp": "1"}  # torchrun needs it in the files that it reads
     write(1, 0, json.dumps({"message": {"message": lost, "extraInfo": extra}}))
     write(1, 1, json.dumps({"message": {"message": "ZeroDivisionError: as planned\nat"}}))
     write(1, 2, '{"message": {"mess')
     failure = ProcessFailure(0, 7, 1, str(tmp_path / "run" / "attempt_1" / "0" / "error.json"))
-    told = launching.first_failure(ChildFailedError("alexnet", {0: failure}), 1, tmp_path)
-    assert told.startswith("rank 1 failed after all 1 restarts: ZeroDivisionError: as planned;")
+    message = launching.first_failure(ChildFailedError("alexnet", {0: failure}), 1, tmp_path)
+    assert message.startswith("rank 1 failed after all 1 restarts: ZeroDivisionError: as planned;")
 
 
 def test_what_another_start_would_not_mend_is_told_at_once(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    call = TrainingSpec("data", data, undisturbed, SETTINGS, device="cpu")
-    outcome = launch(call, 2)
-    assert outcome.exit_code == 2
-    assert "already holds a training: add --resume" in outcome.error
+    spec = TrainingSpec("data", data, undisturbed, SETTINGS, device="cpu")
+    result = launch(spec, 2)
+    assert result.exit_code == 2
+    assert "already holds a training: add --resume" in result.error
     with pytest.raises(DataError):
-        launch(dataclasses.replace(call, data=tmp_path), 2)
+        launch(dataclasses.replace(spec, data=tmp_path), 2)
     with pytest.raises(
         UsageError, match="towers needs two ranks, or an even number of them, not 3"
     ):
-        launch(dataclasses.replace(call, mode="towers"), 3)
+        launch(dataclasses.replace(spec, mode="towers"), 3)
 
 
 @pytest.mark.fault(33)
@@ -159,7 +158,10 @@ def test_a_port_in_use_is_named(data: Path, tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in own.items():
                 patch.setenv(name, value)
-            with pytest.raises(UsageError, match=f"port {port} is in use"), joining.join("data"):
+            with (
+                pytest.raises(UsageError, match=f"port {port} is in use"),
+                process_group.join("data"),
+            ):
                 pass
 
 
@@ -170,10 +172,10 @@ def test_one_device_is_offered_the_grouped_network(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("alexnet.device.available_devices", lambda: ["cuda:0", "cpu"])
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match=r"2 ranks need as many GPUs, and here is one"):
-        joining.rank_device("auto", 0, 2)
-    assert joining.rank_device("cuda:0", 1, 2) == torch.device("cuda:0")
+        process_group.rank_device("auto", 0, 2)
+    assert process_group.rank_device("cuda:0", 1, 2) == torch.device("cuda:0")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert joining.rank_device("auto", 3, 4) == torch.device("cuda:3")
+    assert process_group.rank_device("auto", 3, 4) == torch.device("cuda:3")
     assert launching.default_processes("towers", "cuda") == 2
     assert launching.default_processes("data", "auto") == 4
 
@@ -190,9 +192,9 @@ def test_a_signal_to_the_launcher_stops_all(data: Path, undisturbed: Path, tmp_p
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=terminate)
     thread.start()
-    call = TrainingSpec("data", data, run, dataclasses.replace(SETTINGS, epochs=1000), device="cpu")
+    spec = TrainingSpec("data", data, run, dataclasses.replace(SETTINGS, epochs=1000), device="cpu")
     with pytest.raises(Interrupted, match="stopped by SIGTERM") as caught:
-        launch(call, 2)
+        launch(spec, 2)
     thread.join()
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before
@@ -201,11 +203,11 @@ def test_a_signal_to_the_launcher_stops_all(data: Path, undisturbed: Path, tmp_p
 
 @pytest.mark.parametrize("mode", ["towers", "data"])
 def test_the_groups_end_before_python_does(data: Path, tmp_path: Path, mode: str) -> None:
-    """Their threads drop tensors, for which they need Python; else some processes are aborted."""
+    """Their threads release tensors, for which they need Python; else it may abort."""
     settings = dataclasses.replace(SETTINGS, epochs=1)
-    call = TrainingSpec(mode, data, tmp_path / "run", settings, device="cpu")
+    spec = TrainingSpec(mode, data, tmp_path / "run", settings, device="cpu")
     with pool_of(2) as pool:
-        assert pool.run(2, processes_are_gone, call) == [True, True]
+        assert pool.run(2, processes_are_gone, spec) == [True, True]
 
 
 @pytest.mark.slow

@@ -37,8 +37,8 @@ __init__ __main__
 # What explains the method and its use, in reading order.
 CORE = """
 networks/paper.py networks/layers.py networks/initialization.py randomness.py transforms.py
-optim.py dataset.py loader.py config.py recipes.py device.py train/losses.py train/state.py train/loop.py
-evaluate.py predict.py
+optim.py dataset.py loader.py config.py recipes.py device.py train/losses.py train/state.py
+train/loop.py evaluate.py predict.py
 """
 READING_CORE = CORE.split()
 

@@ -10,22 +10,12 @@ from alexnet.networks.ablation import ablate as ablate_table
 from alexnet.networks.caffe import caffe_alexnet, caffenet
 from alexnet.networks.cifar10 import cifar10_11, cifar10_13
 from alexnet.networks.code_2012 import alexnet_2012, alexnet_half, alexnet_nocomm
-from alexnet.networks.initialization import weight_layers
 from alexnet.networks.layers import Input
 from alexnet.networks.layers_2012 import PaperDropout
 from alexnet.networks.one_tower import alexnet_one_tower
 from alexnet.networks.one_weird_trick import one_weird_trick
 from alexnet.networks.paper import alexnet
 from alexnet.networks.small import alexnet_small
-
-__all__ = [
-    "MODELS",
-    "create_model",
-    "input_shape",
-    "list_models",
-    "set_dropout",
-    "weight_layers",
-]
 
 MODELS: dict[str, Callable[[int], nn.Sequential]] = {
     build.__name__: build

@@ -18,13 +18,13 @@ import PIL
 
 from alexnet.dataset import STORES
 from alexnet.errors import DataError, UsageError
-from alexnet.prepare.sources.imagenet_classes import imagenet_classes
 from alexnet.images.decode import RESIZES, Resize
 from alexnet.loader import available_cores
 from alexnet.prepare.manifest import ManifestBuilder
 from alexnet.prepare.shards import IMAGES_PER_SHARD, ShardTask
 from alexnet.prepare.sources import open_source
 from alexnet.prepare.sources.base import Item, Listing, Source
+from alexnet.prepare.sources.imagenet_classes import imagenet_classes
 from alexnet.prepare.splits import SplitPlan, plan_splits
 from alexnet.prepare.workers import write_shards
 from alexnet.prepare.workspace import Workspace, open_workspace

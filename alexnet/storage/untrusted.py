@@ -1,8 +1,8 @@
-"""Reading JSON and arrays that anyone may have made: whatever is wrong with them is a ValueError.
+"""Reading JSON and arrays from untrusted files: every problem is a `ValueError`.
 
-Python's and numpy's own readers are right for files of their own making. On crafted ones the first
-exhausts the stack, and the second, which has Python parse the header of an array, fails in ways
-that it does not name, and now and then in threads (CPython 3.11).
+The readers of Python and numpy are made for well-formed files. A crafted JSON document exhausts
+the stack. numpy lets Python parse the header of an array; crafted headers raise errors that numpy
+does not document, and fail now and then in threads (CPython 3.11).
 """
 
 import json
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 4096
-"""Bytes; numpy's own for plain arrays have 128."""
+"""Bytes; numpy writes 128 for simple arrays."""
 _MAX_RANK = 8
-# As numpy writes it, which keeps this order (numpy.lib.format).
+# numpy always writes the keys in this order (numpy.lib.format).
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'([<>|=]?[buif][1248])',\s*'fortran_order':\s*(True|False),"
     r"\s*'shape':\s*\(((?:\s*\d{1,12},)*(?:\s*\d{1,12})?)\),?\s*\}\s*"
@@ -27,22 +27,22 @@ _HEADER = re.compile(
 
 
 class ArrayHeader(NamedTuple):
-    """What a .npy file says of itself."""
+    """The header of a .npy file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     is_fortran: bool
     offset: int
-    """Bytes before the numbers."""
+    """Of the numbers in the file, in bytes."""
 
     @property
     def bytes(self) -> int:
-        """How many bytes the numbers take."""
+        """Size of the numbers."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what a JSON document says. Raises `ValueError` for whatever is none."""
+    """Parse a JSON document. Raises `ValueError` if it is not valid."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -50,7 +50,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_array_header(file: BinaryIO) -> ArrayHeader:
-    """Read the header of a .npy file of plain numbers. Raises `ValueError` for anything else."""
+    """Read the header of a .npy file of numbers. Raises `ValueError` for anything else."""
     start = file.read(8)
     wide = start[6:7] != b"\x01"  # versions 2 and 3 have four bytes for the length
     length = int.from_bytes(file.read(4 if wide else 2), "little")
@@ -68,9 +68,9 @@ def read_array_header(file: BinaryIO) -> ArrayHeader:
 
 
 def map_array(path: Path) -> NDArray[Any]:
-    """Map a .npy file into memory, to be read only.
+    """Map a .npy file into memory, read-only.
 
-    Raises `ValueError` for a file that is none, or not as long as it says, and `OSError`.
+    Raises `ValueError` for another file or a length that does not match the header, and `OSError`.
     """
     with path.open("rb") as file:
         header = read_array_header(file)

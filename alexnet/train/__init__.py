@@ -1,4 +1,4 @@
-"""Training: packed data set in, run directory out. The loop itself is in `alexnet.train.loop`."""
+"""Training: from a packed data set to a run directory. The loop is in `alexnet.train.loop`."""
 
 import os
 import signal
@@ -63,10 +63,10 @@ class TrainReport:
 
 @runtime_checkable
 class Capturable(Protocol):
-    """An accelerated network that may make whole steps of its own."""
+    """An accelerated network that can capture a whole training step."""
 
     def capture(self, state: TrainState) -> Step | None:
-        """Return a step for a training that stands at `state`; None if it cannot make one."""
+        """Return a step for the training `state`, or None if it cannot make one."""
 
 
 def train_model(  # noqa: PLR0913 - each is a decision of its own
@@ -84,17 +84,18 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
 ) -> TrainReport:
     """Train a network on the packed data set `data`; write everything to the directory `run`.
 
-    The default settings are the recipe "small" or, with `resume`, the run's own. `resume` continues
-    after the last checkpoint, and starts afresh if there is none. `init` is another run that gives
-    the initial weights; if its classes differ, the last layer is new. `accelerate` makes the faster
-    form of the network that computes; None uses it as it is. `processes` (`alexnet.parallel`) train
-    one network together and each call this alike. `cache` is where images are kept: "device",
-    "host", "none", or "auto", the first with room (`alexnet.train.image_cache`).
+    The default settings are those of the recipe "small" or, with `resume`, of the run. `resume`
+    continues after the last checkpoint, or starts a new training if there is none. `init` is
+    another run that gives the initial weights; if its classes differ, the last layer is new.
+    `accelerate` returns an accelerated form of the network. `processes` (`alexnet.parallel`) train
+    one network together; each makes this call with the same arguments. `cache` is where images are
+    cached: "device", "host", "none", or "auto", the first with enough room
+    (`alexnet.train.image_cache`).
 
-    Raises `UsageError` if `run` holds a training that is not to be resumed, `DivergedError` for a
-    loss that is not finite, `StorageError` when saving fails repeatedly, and `Interrupted` after a
-    signal (SIGINT, SIGTERM, SIGHUP, SIGUSR1), when the training has been saved. A step that does
-    not end within `watchdog_seconds` ends the process with exit code 7.
+    Raises `UsageError` if `run` holds a training and `resume` is not set, `DivergedError` for a
+    loss that is not finite, `StorageError` when saving fails repeatedly, and `Interrupted` when the
+    training has been saved after a signal (SIGINT, SIGTERM, SIGHUP, SIGUSR1). A step that does not
+    end within `watchdog_seconds` ends the process with exit code 7.
     """
     keep_memory()
     processes = processes or Processes()
@@ -131,7 +132,7 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
 
 
 def make_step(state: TrainState, processes: Processes) -> Step:
-    """Return what updates the weights: the network's own step if it has one, else `train_step`."""
+    """Return the captured step of the network if it has one, else `train_step`."""
     captured = state.network.capture(state) if isinstance(state.network, Capturable) else None
     return captured or partial(processes.step or train_step, state)
 
@@ -140,9 +141,9 @@ def make_step(state: TrainState, processes: Processes) -> Step:
 def _watched(
     state: TrainState, run: Path, processes: Processes, signals: list[int]
 ) -> Iterator[Callable[[], None]]:
-    """Give what is called after each step and each batch of an evaluation.
+    """Start the watchdog; give the function to call after each step and each evaluated batch.
 
-    It tells the watchdog that work proceeds, and stops the training if a signal asked for that.
+    The function resets the watchdog, and stops the training if a signal has arrived.
     """
     name = "stacks.txt" if processes.is_main else f"stacks-{os.getpid()}.txt"
     with watchdog(state.settings.watchdog_seconds, "training step", run / name) as beat:
@@ -156,7 +157,7 @@ def _watched(
 
 
 def _stop(state: TrainState, signal_number: int) -> None:
-    """Save in the middle of an epoch and raise `Interrupted`."""
+    """Save the training and raise `Interrupted`."""
     state.losses.finish()
     state.save()
     name = signal.Signals(signal_number).name

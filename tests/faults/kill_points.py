@@ -1,8 +1,8 @@
 """Small trainings that are stopped, killed or refused the disk at a chosen moment.
 
-What is to be killed runs in a child forked from a process in which torch is already imported
-(multiprocessing's "forkserver"), so that a case takes a fraction of a second. The product has no
-hook for any of this: a child counts its own calls of the C functions that touch the disk.
+The training runs in a child forked from a process that has already imported torch (the
+"forkserver" of multiprocessing), so that a case takes a fraction of a second. The package has no
+hooks for these tests: a child counts its own calls of the C functions that touch the disk.
 """
 
 import multiprocessing
@@ -54,7 +54,7 @@ SETTINGS = Settings(
 
 
 def tiny(classes: int) -> nn.Sequential:
-    """Build a network with a layer of each kind that matters here, and hardly any weights."""
+    """Build a network with few weights and one layer of each kind that matters here."""
     return nn.Sequential(
         OrderedDict(
             input=Input(3, 24, 24),
@@ -78,9 +78,9 @@ def timeless(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def state(
-    run: Path, which: checkpoint_store.CheckpointName = "last"
+    run: Path, checkpoint: checkpoint_store.CheckpointName = "last"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    saved = checkpoint_store.load(run, which)
+    saved = checkpoint_store.load(run, checkpoint)
     return saved.tensors, timeless(vars(saved.position))
 
 
@@ -91,18 +91,18 @@ def rows(run: Path) -> list[dict[str, Any]]:
 def differences(one: Path, other: Path) -> list[str]:
     """Name what differs of weights, optimiser, position and metrics, at zero tolerance."""
     found = []
-    for which in ("last", "best"):
-        (tensors, position), (others, other_position) = state(one, which), state(other, which)
+    for name in ("last", "best"):
+        (tensors, position), (others, other_position) = state(one, name), state(other, name)
         assert tensors.keys() == others.keys()
-        found += [f"{which} {n}" for n in tensors if not torch.equal(tensors[n], others[n])]
-        found += [f"{which} {n}" for n in position if position[n] != other_position[n]]
+        found += [f"{name} {n}" for n in tensors if not torch.equal(tensors[n], others[n])]
+        found += [f"{name} {n}" for n in position if position[n] != other_position[n]]
     if rows(one) != rows(other):
         found.append("metrics")
     return found
 
 
 def leftovers(run: Path) -> list[str]:
-    """List the files of a run that nothing names."""
+    """List the files of a run that are neither known nor in its manifest."""
     named = {entry["file"] for entry in checkpoint_store.read_manifest(run)["checkpoints"]}
     known = {"run.json", "mean_image.npy", "metrics.jsonl", "checkpoints.json", "checkpoints"}
     inside = {path.name for path in (run / "checkpoints").iterdir()}
@@ -116,7 +116,7 @@ def finish(
     progress: Progress = SILENT,
     **options: Any,
 ) -> Path:
-    """Begin a training, or go on with it, here, to its end; return its directory."""
+    """Start or resume a training in this process; return its directory when it is done."""
     options = {"device": "cpu", "resume": True, "progress": progress, **options}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.MODELS, "tiny", tiny)
@@ -128,8 +128,8 @@ def finish(
 
 
 @contextmanager
-def watched_steps() -> Iterator[list[tuple[int, int, NDArray[np.int64]]]]:
-    """Collect the steps that are made here: epoch, step, images."""
+def recorded_steps() -> Iterator[list[tuple[int, int, NDArray[np.int64]]]]:
+    """Record the steps made in this process: epoch, step, images."""
     made: list[tuple[int, int, NDArray[np.int64]]] = []
 
     def note(state: TrainState, number: int, indices: Indices) -> None:
@@ -140,17 +140,17 @@ def watched_steps() -> Iterator[list[tuple[int, int, NDArray[np.int64]]]]:
         yield made
 
 
-def signal_in_step(number: int, patch: pytest.MonkeyPatch, what: int = signal.SIGINT) -> None:
-    """Send this process a signal while step `number` is under way."""
+def signal_in_step(number: int, patch: pytest.MonkeyPatch) -> None:
+    """Send SIGINT to this process during step `number`."""
 
     def kill(state: TrainState, step: int, indices: Indices) -> None:
         if step == number:
-            os.kill(os.getpid(), what)
+            os.kill(os.getpid(), signal.SIGINT)
 
     patch.setattr(train, "make_step", after_step(kill))
 
 
-# Dying at a moment.
+# Being killed at a chosen moment.
 
 TOUCHES = {
     *("open", "write", "fsync", "truncate", "serialize_file", "flock"),
@@ -159,11 +159,11 @@ TOUCHES = {
 """The C functions that can change files, by name."""
 
 
-def count_touches(last: int | None = None) -> list[str]:
-    """List this process's calls that touch the disk; be killed before number `last`, from 0."""
+def record_touches(last: int | None = None) -> list[str]:
+    """List the calls of this process that touch the disk; kill it before call `last`, from 0."""
     names: list[str] = []
 
-    def watch(frame: FrameType, event: str, function: Any) -> None:
+    def trace(frame: FrameType, event: str, function: Any) -> None:
         if event != "c_call" or isinstance(function.__self__, str):
             return  # str.replace touches nothing
         if function.__name__ in TOUCHES:
@@ -171,12 +171,12 @@ def count_touches(last: int | None = None) -> list[str]:
                 os.kill(os.getpid(), signal.SIGKILL)
             names.append(function.__name__)
 
-    sys.setprofile(watch)
+    sys.setprofile(trace)
     return names
 
 
 def die_at_byte(last: int) -> None:
-    """Be killed when `last` bytes of checkpoints have been written, in all."""
+    """Kill this process when it has written `last` bytes of checkpoints in total."""
     left = [last]
 
     def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -188,19 +188,19 @@ def die_at_byte(last: int) -> None:
                 file.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    put(checkpoint_format, "save_file", write)
+    replace_attribute(checkpoint_format, "save_file", write)
 
 
 # Children.
 
 
-def put(owner: Any, name: str, value: Any) -> None:
-    """Exchange something for the rest of this process, which is a child."""
+def replace_attribute(owner: Any, name: str, value: Any) -> None:
+    """Replace an attribute for the rest of this process, which is a child."""
     setattr(owner, name, value)
 
 
 class Child:
-    """A function that runs in a forked process; what it prints on stderr goes to a file."""
+    """A function that runs in a forked process, with stderr in a file."""
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", "alexnet.train", "alexnet.cli"])
@@ -214,7 +214,7 @@ class Child:
     def end(self, seconds: float = 60.0) -> int | None:
         """Wait for the process; return its exit code, or minus the signal that killed it.
 
-        One that takes longer is killed, and None returned.
+        A process that takes longer than `seconds` is killed; the result is then None.
         """
         self.process.join(seconds)
         code = self.process.exitcode
@@ -222,14 +222,14 @@ class Child:
         self.process.join()
         return code
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         return self.errors.read_text(encoding="utf-8")
 
 
 def child(folder: Path, work: Callable[..., None], *arguments: Any) -> tuple[int | None, str]:
-    """Run a function in a child; return its exit code and what it wrote to stderr."""
+    """Run a function in a child; return its exit code and stderr."""
     process = Child(folder, work, *arguments)
-    return process.end(), process.said()
+    return process.end(), process.stderr()
 
 
 def _run(errors: Path, work: Callable[..., None], *arguments: Any) -> None:
@@ -244,7 +244,7 @@ def _run(errors: Path, work: Callable[..., None], *arguments: Any) -> None:
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
         os._exit(error.exit_code)
-    except Exception:  # noqa: BLE001 - whatever it is, the test shows it
+    except Exception:  # noqa: BLE001 - the test shows it
         sys.stderr.write(traceback.format_exc())
         sys.stderr.flush()
         os._exit(1)
@@ -257,12 +257,12 @@ def train_in_child(data: Path, run: Path, settings: Settings = SETTINGS) -> None
 
 
 def train_till_touch(data: Path, run: Path, last: int) -> None:
-    count_touches(last)
+    record_touches(last)
     train_in_child(data, run)
 
 
 def list_touches(data: Path, run: Path, out: Path) -> None:
-    names = count_touches()
+    names = record_touches()
     train_in_child(data, run)
     sys.setprofile(None)
     out.write_text("\n".join(names), encoding="utf-8")

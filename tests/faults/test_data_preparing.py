@@ -1,9 +1,8 @@
-"""Sources that are cut, damaged or oddly named are refused or counted; no label is wrong."""
+"""Cut, damaged or oddly named sources are refused or counted; no label is wrong."""
 
 import hashlib
 import io
 import json
-import os
 import random
 import signal
 import subprocess
@@ -25,7 +24,7 @@ from data_makers import (
     write_tar,
     write_tree,
 )
-from fuzzing import mutations
+from fuzzing import SOAK_SECONDS, in_soak, mutations, write_soak_result
 from PIL import Image
 
 from alexnet.dataset import Dataset
@@ -35,7 +34,7 @@ from alexnet.prepare import PrepareReport, prepare_dataset
 
 SIZE = 8
 RED, BLUE = 0, 2
-"""The bright channel of all images of a class, which reveals a wrong label."""
+"""The bright channel of all images of a class; it reveals a wrong label."""
 
 
 def coloured(channel: int, seed: int) -> Pixels:
@@ -78,7 +77,7 @@ def test_an_archive_cut_anywhere_never_becomes_a_data_set(tmp_path: Path, mode: 
         out = tmp_path / f"out-{length}"
         with suppress(DataError):
             prepare(cut, out)
-        if out.exists():  # a tar ends with zeros that are not needed
+        if out.exists():  # the zeros at the end of a tar are not needed
             assert mode == "w"
             assert not whole[length:].strip(b"\0")
             assert check_labels(out) == 4
@@ -105,9 +104,9 @@ def test_damaged_photographs_are_counted_and_cost_no_label(tmp_path: Path, store
     dataset = Dataset(tmp_path / "out")
     split = dataset.split("train")
     assert len(split) + len(rejects) == len(files)
-    kept = [split.name(number) for number in range(len(split))]
-    assert set(kept) == set(files) - {reject["name"] for reject in rejects}
-    good = [number for number, name in enumerate(kept) if name not in names]
+    stored = [split.name(number) for number in range(len(split))]
+    assert set(stored) == set(files) - {reject["name"] for reject in rejects}
+    good = [number for number, name in enumerate(stored) if name not in names]
     means = split.read(good).mean((1, 2)).argmax(1)
     assert [("red", "", "blue")[channel] for channel in means] == [
         dataset.classes[split.labels[number]] for number in good
@@ -175,10 +174,9 @@ def test_a_name_that_leaves_no_room_for_the_unfinished_one(tmp_path: Path) -> No
 
 
 @pytest.mark.fault(41)
-@pytest.mark.skipif("ALEXNET_SOAK_SECONDS" not in os.environ, reason="takes minutes: make soak")
-@pytest.mark.timeout(0)
+@in_soak
 def test_killed_at_any_time_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    """Kill after random times and repeat the command until it is finished; many times."""
+    """Kill the command after random times and repeat it until it is finished; many times."""
     script = (
         "import sys, alexnet.prepare as p\n"
         "p.IMAGES_PER_SHARD = 8\n"
@@ -189,24 +187,23 @@ def test_killed_at_any_time_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "driver.py"]
     began = time.monotonic()
     subprocess.run([*command, "whole"], cwd=tmp_path, check=True)
-    takes, kills, rounds = time.monotonic() - began, 0, 0
-    until = began + 0.1 * float(os.environ["ALEXNET_SOAK_SECONDS"])
+    duration, kills, rounds = time.monotonic() - began, 0, 0
+    until = began + 0.1 * SOAK_SECONDS
     rng = random.Random(time.time_ns())
     while rounds < 2 or time.monotonic() < until:
         out = tmp_path / f"out-{rounds}"
         while not out.exists():
             process = subprocess.Popen([*command, out.name], cwd=tmp_path)
             try:
-                process.wait(rng.uniform(0.3 * takes, 1.1 * takes))
+                process.wait(rng.uniform(0.3 * duration, 1.1 * duration))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 kills += 1
         assert content(out) == content(tmp_path / "whole")
         rounds += 1
-    results = Path(__file__).parents[2] / "results/reliability/prepare_kills.json"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps({"kills": kills, "data_sets": rounds, "different": 0}) + "\n")
+    counts = {"kills": kills, "data_sets": rounds, "different": 0}
+    write_soak_result("prepare_kills.json", counts)
 
 
 @pytest.mark.fault(49)

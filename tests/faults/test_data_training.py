@@ -1,6 +1,5 @@
 """A data set that changes while a network is trained on it."""
 
-import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -20,23 +19,21 @@ from alexnet.storage import checkpoint_store
 from alexnet.storage.atomic import sha256_of
 from alexnet.train import train_model
 
-# Images that are kept in memory cannot change: here they are read from the disk in each epoch.
-FROM_DISK: dict[str, Any] = (
-    {"cache": "none"} if "cache" in inspect.signature(train_model).parameters else {}
-)
+# Images that are cached in memory cannot change.
+FROM_DISK: dict[str, Any] = {"cache": "none"}
 
 
-class Harming(Recorder):
-    """Does harm when the first epoch has ended."""
+class Damaging(Recorder):
+    """Calls `damage` at the end of the first epoch."""
 
-    def __init__(self, harm: Callable[[], object]) -> None:
+    def __init__(self, damage: Callable[[], object]) -> None:
         super().__init__()
-        self.harm = harm
+        self.damage = damage
 
     def note(self, message: str) -> None:
         super().note(message)
         if message.startswith("epoch 1"):
-            self.harm()
+            self.damage()
 
 
 def cut(path: Path) -> None:
@@ -45,21 +42,21 @@ def cut(path: Path) -> None:
 
 @pytest.mark.fault(53)
 @pytest.mark.parametrize(
-    ("harm", "says"), [(Path.unlink, "No such file"), (cut, "cut off since it was opened")]
+    ("damage", "says"), [(Path.unlink, "No such file"), (cut, "cut off since it was opened")]
 )
 def test_data_that_vanish_or_break_during_training(
-    tiny_data: Path, tiny_run: Path, tmp_path: Path, harm: Callable[[Path], object], says: str
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, damage: Callable[[Path], object], says: str
 ) -> None:
     data = Path(shutil.copytree(tiny_data, tmp_path / "data"))
     shard, run = data / "train-00000.npy", tmp_path / "run"
-    progress = Harming(lambda: harm(shard))
+    progress = Damaging(lambda: damage(shard))
     with pytest.raises(DataError, match=rf"train-00000\.npy: {says}") as caught:
         train_model(data, run, TINY, device="cpu", progress=progress, **FROM_DISK)
     assert caught.value.exit_code == 3
-    kept = checkpoint_store.load(run, "last")
-    assert kept.position.epoch == 2  # the second is under way
+    saved = checkpoint_store.load(run, "last")
+    assert saved.position.epoch == 2
     assert diagnose(run).sound
-    # With the data mended it goes on to what an undisturbed training ends in, bit for bit.
+    # With the data restored it resumes to the result of an undisturbed training, bit for bit.
     shutil.copy(tiny_data / shard.name, shard)
     train_model(data, run, TINY, device="cpu", resume=True, **FROM_DISK)
     resumed, undisturbed = (checkpoint_store.load(path, "last").tensors for path in (run, tiny_run))
@@ -71,7 +68,7 @@ def test_data_that_vanish_or_break_during_training(
 def test_a_checkpoint_with_numbers_that_are_none_is_passed_over(
     tiny_run: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """Its bytes are those that were written: only its numbers are wrong."""
+    """The digest of the file is right; a number in it is not finite."""
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     manifest = json.loads((run / "checkpoints.json").read_text())
     newest = max(manifest["checkpoints"], key=lambda entry: int(entry["step"]))

@@ -1,27 +1,33 @@
-"""Every parser and loader reads damaged and crafted files: an error of ours, or nothing worse.
+"""Every parser and loader reads damaged and crafted files, or raises one of its own errors.
 
-The quick part takes some inputs for each; `ALEXNET_SOAK_SECONDS=1200` lets the long part take a
-quarter of that time, and writes what was tried to results/reliability/fuzz.json. To see one input
-again: its surface, its seed and its number are in the message.
+The quick test tries some inputs for each. With `ALEXNET_SOAK_SECONDS=1200` the long test takes a
+quarter of that time and writes results/reliability/fuzz.json. A failure names the surface, the seed
+and the number of the input, which reproduce it.
 """
 
-import json
-import os
 import time
 from itertools import islice
-from pathlib import Path
 
 import fuzzing
 import pytest
 from fuzz_surfaces import build_surfaces
-from fuzzing import Surface, Tally, fuzz, limits, mutations, try_one
+from fuzzing import (
+    FUZZ_SHARE,
+    SOAK_SECONDS,
+    Surface,
+    Tally,
+    fuzz,
+    in_soak,
+    limits,
+    mutations,
+    try_one,
+    write_soak_result,
+)
 
 GROUPS = ("weights", "runs", "data sets", "sources", "images", "interrupted")
 QUICK_INPUTS = 25
 SLOW_INPUTS = 4
 SEED = 2012
-SOAK_SHARE = 0.25
-RESULTS = Path(__file__).parents[2] / "results/reliability/fuzz.json"
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +49,22 @@ def test_damaged_files_are_refused_by_name(surfaces: dict[str, Surface]) -> None
 
 
 def test_the_whole_files_are_read(surfaces: dict[str, Surface]) -> None:
-    """Else the fuzzing would only ever see the first check of a reader."""
+    """Otherwise the fuzzing would reach only the first check of a reader."""
     for name, surface in surfaces.items():
-        if name != "checkpoint":  # cut down to a few numbers, so that it is quick
+        if name != "checkpoint":  # shortened to a few numbers, to be quick
             for seed in surface.seeds:
                 surface.read(seed)
 
 
-@pytest.mark.skipif("ALEXNET_SOAK_SECONDS" not in os.environ, reason="takes minutes: make soak")
-@pytest.mark.timeout(0)
+@in_soak
 def test_damaged_files_for_minutes(surfaces: dict[str, Surface]) -> None:
-    seconds = float(os.environ["ALEXNET_SOAK_SECONDS"]) * SOAK_SHARE / len(surfaces)
+    seconds = SOAK_SECONDS * FUZZ_SHARE / len(surfaces)
     began, seed = time.monotonic(), time.time_ns() % 2**32
     with limits():
         tallies = {name: fuzz(each, seed, seconds=seconds) for name, each in surfaces.items()}
     document = fuzzing.as_json(tallies)
     document |= {"seed": seed, "seconds": round(time.monotonic() - began)}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    write_soak_result("fuzz.json", document)
     found = [f"{name}, seed {seed}, {f}" for name, t in tallies.items() for f in t.failures]
     assert not found, "\n".join(found)
 
@@ -80,7 +84,7 @@ def test_damage_is_the_same_for_the_same_seed_and_of_many_kinds() -> None:
         assert max(lengths) > 200
 
 
-def outcome(read: object, monkeypatch: pytest.MonkeyPatch) -> Tally:
+def read_once(read: object, monkeypatch: pytest.MonkeyPatch) -> Tally:
     monkeypatch.setattr(fuzzing, "SECONDS", 0.2)
     tally = Tally()
     with limits():
@@ -99,12 +103,12 @@ def outcome(read: object, monkeypatch: pytest.MonkeyPatch) -> Tally:
 def test_what_hangs_takes_memory_or_fails_otherwise_is_found(
     read: object, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tally = outcome(read, monkeypatch)
+    tally = read_once(read, monkeypatch)
     assert len(tally.failures) == 1
     assert says in tally.failures[0]
 
 
 def test_what_is_read_or_refused_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    tally = outcome(len, monkeypatch)
+    tally = read_once(len, monkeypatch)
     assert (tally.inputs, tally.outcomes["read"], tally.failures) == (1, 1, [])
     assert fuzzing.as_json({"len": tally})["inputs"] == 1

@@ -1,4 +1,4 @@
-"""Files that are made to do harm: they run nothing, take no memory, and write nowhere else."""
+"""Malicious files: they run no code, allocate no memory and write nothing elsewhere."""
 
 import gzip
 import io
@@ -34,11 +34,11 @@ from alexnet.storage.run import Run
 ROOT = Path(__file__).parents[2]
 
 
-# Pickles. Each makes the file `sentinel` where it is loaded the usual way.
+# Pickles. Each creates the file `sentinel` when pickle loads it.
 
 
 class Call:
-    """Pickles as a call, with a state on top where one is given."""
+    """Pickles as a call of a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -71,7 +71,7 @@ def corpus(sentinel: Path) -> dict[str, bytes]:
 
 
 def dump(content: Any, protocol: int) -> bytes:
-    """Pickle calls of calls: the function of a call may itself be one."""
+    """Pickle nested calls: the function of a call may itself be a call."""
     out = io.BytesIO()
     pickler: Any = pickle._Pickler(out, protocol)
 
@@ -89,7 +89,7 @@ NAMES = list(corpus(Path("x")))
 
 
 def as_zip(payload: bytes) -> bytes:
-    """The payload instead of the pickle in a file of torch.save."""
+    """Replace the pickle in a file of torch.save by the payload."""
     whole, out = io.BytesIO(), io.BytesIO()
     torch.save({"conv1.weight": torch.zeros(2)}, whole)
     with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(out, "w") as changed:
@@ -100,7 +100,7 @@ def as_zip(payload: bytes) -> bytes:
 
 
 def as_old_file(payload: bytes) -> bytes:
-    """The payload after the head of a file of torch.save of before 1.6."""
+    """Put the payload after the header of a file of torch.save before 1.6."""
     whole = io.BytesIO()
     torch.save({}, whole, _use_new_zipfile_serialization=False)
     whole.seek(0)
@@ -143,14 +143,14 @@ def test_pickles_in_the_place_of_arrays_run_nothing(
         (copy / file).unlink()
         (copy / file).write_bytes(array)
         if opens is Dataset:
-            agree(copy, file, len(array))
+            write_size(copy, file, len(array))
         with pytest.raises(AlexnetError):
             opens(copy)
         assert not sentinel.exists()
 
 
-def agree(folder: Path, file: str, size: int) -> None:
-    """Let the manifest say the size that a file has."""
+def write_size(folder: Path, file: str, size: int) -> None:
+    """Write the size of a file to the manifest."""
     text = (folder / "dataset.json").read_text()
     (folder / "dataset.json").unlink()
     pattern = rf'("file": "{file}",\s*"bytes": )\d+'
@@ -177,7 +177,7 @@ def test_nothing_asks_for_pickles() -> None:
     assert asks.search("np.load(x, allow_pickle=True)")
 
 
-# Sizes that are claimed.
+# False sizes.
 
 
 def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
@@ -231,7 +231,7 @@ def test_arrays_that_claim_to_be_huge(tiny_run: Path, tmp_path: Path) -> None:
 
 
 def weights_file(folder: Path) -> Path:
-    """Weights of the network alexnet_small in a plain file."""
+    """Write weights of the network alexnet_small."""
     path = folder / "weights.pt"
     torch.save(lively("alexnet_small").state_dict(), path)
     return path
@@ -282,7 +282,7 @@ def test_versions_that_this_package_does_not_know(
 
 
 def evil_tar(path: Path, change: Callable[[tarfile.TarInfo], None]) -> Path:
-    """A tar of two good images, and a third member that `change` makes evil."""
+    """Write a tar of two valid images and a third member that `change` makes malicious."""
     with tarfile.open(path, "w") as archive:
         for name in ("a/0.jpg", "b/0.jpg", "a/1.jpg"):
             info = tarfile.TarInfo(name)
@@ -305,7 +305,7 @@ def special(kind: bytes, target: str = "") -> Callable[[tarfile.TarInfo], None]:
 
 
 def headers(**values: str) -> Callable[[tarfile.TarInfo], None]:
-    """Say something else in an extended header than in the plain one."""
+    """Add an extended header that contradicts the header."""
     return lambda info: setattr(info, "pax_headers", values)
 
 
@@ -359,7 +359,7 @@ def test_an_archive_that_claims_huge_members(tmp_path: Path) -> None:
 
 @pytest.mark.fault(43)
 def test_only_the_formats_on_the_list_are_opened() -> None:
-    """Pillow opens some seventy formats; those not on our list are not even looked at."""
+    """Pillow opens some seventy formats; those not on our list are not opened."""
     Image.init()
     refused = 0
     for kind in sorted(Image.SAVE):
@@ -368,8 +368,8 @@ def test_only_the_formats_on_the_list_are_opened() -> None:
             with warnings.catch_warnings(action="ignore"):
                 Image.fromarray(picture(1, 16, 16)).save(out, kind)
         except (KeyError, OSError, ValueError, AttributeError, ImportError):
-            continue  # it cannot write such an image, so there is no file to try
-        if kind in (*FORMATS, "MPO"):  # the latter is a JPEG with more behind it
+            continue  # Pillow cannot write such an image
+        if kind in (*FORMATS, "MPO"):  # MPO is a JPEG with more data at the end
             assert load_square(out.getvalue(), 8).shape == (8, 8, 3)
         else:
             with pytest.raises(ImageError, match="not a JPEG"):
@@ -381,7 +381,7 @@ def test_only_the_formats_on_the_list_are_opened() -> None:
 @pytest.mark.fault(47)
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP", "JPEG"])
 def test_huge_images_are_refused_by_their_header(kind: str) -> None:
-    """The size is written into the header of a small file: nothing is decoded."""
+    """A small file claims the size in its header: nothing is decoded."""
     small = np.zeros((16, 16, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(small).save(out, kind, **({"lossless": True} if kind == "WEBP" else {}))

@@ -9,7 +9,7 @@ import pytest
 from alexnet.storage import checkpoint_store
 
 SIZE = 8_000
-"""Bytes of a checkpoint, about."""
+"""Approximate size of a checkpoint in bytes."""
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def undisturbed(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def touches(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Every call in a whole training that can change a file, in order."""
+    """The calls in a whole training that can change a file, in order."""
     folder = tmp_path_factory.mktemp("kill")
     arguments = (tiny_data, folder / "run", folder / "names")
     assert kill_points.child(folder, kill_points.list_touches, *arguments) == (0, "")
@@ -27,14 +27,14 @@ def touches(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[s
 
 
 def chosen(touches: list[str]) -> list[int]:
-    """Choose all steps of the first save and of the last two, which are of one step; some others.
+    """Choose all calls of the first save and of the last two, and some others.
 
-    `make soak` goes through all of them.
+    `make soak` tries every call.
     """
-    saves = [place for place, name in enumerate(touches) if name == "serialize_file"]
+    saves = [index for index, name in enumerate(touches) if name == "serialize_file"]
     near = {*range(saves[0] - 3, saves[0] + 14), *range(saves[-2] - 3, len(touches))}
     others = set(range(0, len(touches), 5))
-    return [place for place in sorted(near | others) if touches[place] != "open"]
+    return [index for index in sorted(near | others) if touches[index] != "open"]
 
 
 @pytest.mark.fault(1)
@@ -45,15 +45,15 @@ def test_killed_at_any_step_the_same_command_ends_in_the_same_run(
 ) -> None:
     points = chosen(touches)
     assert len(points) > 40
-    assert {"serialize_file", "fsync", "replace", "unlink"} <= {touches[place] for place in points}
-    for place in points:
-        run = tmp_path / f"run{place}"
-        code, _ = kill_points.child(tmp_path, kill_points.train_till_touch, tiny_data, run, place)
-        assert code == -signal.SIGKILL, touches[place]
+    assert {"serialize_file", "fsync", "replace", "unlink"} <= {touches[index] for index in points}
+    for index in points:
+        run = tmp_path / f"run{index}"
+        code, _ = kill_points.child(tmp_path, kill_points.train_till_touch, tiny_data, run, index)
+        assert code == -signal.SIGKILL, touches[index]
         check_checkpoints(run)
         kill_points.finish(tiny_data, run)
-        assert kill_points.differences(undisturbed, run) == [], (place, touches[place])
-        assert kill_points.leftovers(run) == [], (place, touches[place])
+        assert kill_points.differences(undisturbed, run) == [], (index, touches[index])
+        assert kill_points.leftovers(run) == [], (index, touches[index])
 
 
 @pytest.mark.fault(1)
@@ -76,7 +76,7 @@ def test_killed_at_any_byte_of_a_checkpoint_the_one_before_is_whole(
 
 
 def check_checkpoints(run: Path) -> None:
-    """Check that all that the run names can be read."""
+    """Check that every checkpoint in the manifest can be read."""
     if checkpoint_store.read_manifest(run)["checkpoints"]:
         assert checkpoint_store.repair(run) == []
 
@@ -85,9 +85,9 @@ def check_checkpoints(run: Path) -> None:
 def test_the_lock_of_a_killed_training_does_not_bind(
     tiny_data: Path, undisturbed: Path, touches: list[str], tmp_path: Path
 ) -> None:
-    place = touches.index("serialize_file")
+    index = touches.index("serialize_file")
     run = tmp_path / "run"
-    kill_points.child(tmp_path, kill_points.train_till_touch, tiny_data, run, place)
+    kill_points.child(tmp_path, kill_points.train_till_touch, tiny_data, run, index)
     assert (run / "lock").read_text().startswith("process ")
     kill_points.finish(tiny_data, run)
     assert not (run / "lock").exists()

@@ -1,4 +1,4 @@
-"""A training that was stopped anywhere goes on to the same result, bit for bit."""
+"""A training stopped at any point resumes to the same result, bit for bit."""
 
 import signal
 from collections import Counter
@@ -26,12 +26,15 @@ THREE_EPOCHS = replace(SETTINGS, epochs=3, checkpoint_steps=0)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, torch.Tensor]:
+def whole(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
     """A run of three epochs, and the state of torch's generator after it."""
     run = kill_points.finish(tiny_data, tmp_path_factory.mktemp("resume") / "run", THREE_EPOCHS)
     return run, torch.get_rng_state()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole: tuple[Path, torch.Tensor]) -> Path:
+    return whole[0]
 
 
 def stop_in(data: Path, run: Path, step: int, threads: int | None = None, **options: Any) -> None:
@@ -65,23 +68,23 @@ def stop_in(data: Path, run: Path, step: int, threads: int | None = None, **opti
 )
 def test_the_result_is_the_same_bit_for_bit(
     tiny_data: Path,
-    undisturbed: tuple[Path, torch.Tensor],
+    whole: tuple[Path, torch.Tensor],
     tmp_path: Path,
     stops: list[int],
     threads: int | None,
 ) -> None:
     run = tmp_path / "run"
-    with kill_points.watched_steps() as made:
+    with kill_points.recorded_steps() as made:
         for stop in stops:
             stop_in(tiny_data, run, stop, threads)
-            torch.manual_seed(stop)  # what a new process begins with is another thing
+            torch.manual_seed(stop)  # a new process starts with another state
         kill_points.finish(tiny_data, run, THREE_EPOCHS)
-    whole, random_state = undisturbed
-    assert kill_points.differences(whole, run) == []
+    undisturbed, random_state = whole
+    assert kill_points.differences(undisturbed, run) == []
     assert kill_points.leftovers(run) == []
     if stops[-1] < 3 * STEPS:
         assert torch.equal(torch.get_rng_state(), random_state)
-    # Every image once in each epoch, and the steps in their order.
+    # Each image once per epoch, and the steps in order.
     assert [step for _, step, _ in made] == list(range(1, 3 * STEPS + 1))
     for epoch in (1, 2, 3):
         seen = Counter(np.concatenate([images for of, _, images in made if of == epoch]).tolist())
@@ -91,37 +94,34 @@ def test_the_result_is_the_same_bit_for_bit(
 @pytest.mark.fault(3)
 @pytest.mark.parametrize(("before", "after"), [("none", "host"), ("host", "none")])
 def test_where_the_images_are_kept_makes_no_difference(
-    tiny_data: Path, undisturbed: tuple[Path, torch.Tensor], tmp_path: Path, before: str, after: str
+    tiny_data: Path, undisturbed: Path, tmp_path: Path, before: str, after: str
 ) -> None:
     run = tmp_path / "run"
     stop_in(tiny_data, run, 5, cache=before)
     kill_points.finish(tiny_data, run, THREE_EPOCHS, cache=after)
-    assert kill_points.differences(undisturbed[0], run) == []
+    assert kill_points.differences(undisturbed, run) == []
 
 
 @pytest.mark.fault(3)
 def test_the_faster_form_of_a_network_goes_on_to_the_same_result(
     tiny_data: Path, tmp_path: Path
 ) -> None:
-    def go_on(run: Path) -> Path:
+    def resume(run: Path) -> Path:
         return kill_points.finish(tiny_data, run, THREE_EPOCHS, accelerate=accelerate)
 
-    whole, run = go_on(tmp_path / "whole"), tmp_path / "run"
+    whole, run = resume(tmp_path / "whole"), tmp_path / "run"
     for stop in (1, STEPS + 1):
         with pytest.MonkeyPatch.context() as patch:
             kill_points.signal_in_step(stop, patch)
             with pytest.raises(Interrupted):
-                go_on(run)
-    go_on(run)
+                resume(run)
+    resume(run)
     assert kill_points.differences(whole, run) == []
 
 
 @pytest.mark.fault(3)
 def test_stopped_during_a_save(
-    tiny_data: Path,
-    undisturbed: tuple[Path, torch.Tensor],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, original = tmp_path / "run", save_file
 
@@ -136,28 +136,25 @@ def test_stopped_during_a_save(
     monkeypatch.undo()
     assert checkpoint_store.load(run, "last").position.step == STEPS + 1
     kill_points.finish(tiny_data, run, THREE_EPOCHS)
-    assert kill_points.differences(undisturbed[0], run) == []
+    assert kill_points.differences(undisturbed, run) == []
 
 
 @pytest.mark.fault(5)
 def test_the_comparison_notices_a_loader_that_is_not_rewound(
-    tiny_data: Path,
-    undisturbed: tuple[Path, torch.Tensor],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     stop_in(tiny_data, run, 1)
 
     def from_the_start(read: Any, requests: list[Any]) -> Iterator[Any]:
-        if len(requests) < STEPS:  # the epoch that is gone on with
+        if len(requests) < STEPS:  # the resumed epoch
             order = randomness.order(THREE_EPOCHS.seed, 1, 39).reshape(STEPS, 13)
             requests = list(order[: len(requests)])
         return read_ahead(read, requests)
 
     monkeypatch.setattr(cache, "read_ahead", from_the_start)
     kill_points.finish(tiny_data, run, THREE_EPOCHS)
-    found = kill_points.differences(undisturbed[0], run)
+    found = kill_points.differences(undisturbed, run)
     assert {"last model.conv1.weight", "metrics"} <= set(found)
 
 
@@ -165,7 +162,7 @@ def test_the_comparison_notices_a_loader_that_is_not_rewound(
 @pytest.mark.parametrize("field", ["epoch", "step", "batch", "images", "loss_sum", "recent_loss"])
 def test_the_comparison_notices_what_is_not_restored(
     tiny_data: Path,
-    undisturbed: tuple[Path, torch.Tensor],
+    undisturbed: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     field: str,
@@ -181,18 +178,15 @@ def test_the_comparison_notices_what_is_not_restored(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_store, "load", forgetful)
         kill_points.finish(tiny_data, run, THREE_EPOCHS)
-    assert kill_points.differences(undisturbed[0], run)
+    assert kill_points.differences(undisturbed, run)
 
 
 @pytest.mark.fault(5)
 def test_the_comparison_notices_a_velocity_that_is_not_restored(
-    tiny_data: Path,
-    undisturbed: tuple[Path, torch.Tensor],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     stop_in(tiny_data, run, 5)
     monkeypatch.setattr("alexnet.train.opening.load_optimizer", lambda *arguments: None)
     kill_points.finish(tiny_data, run, THREE_EPOCHS)
-    assert "last model.conv1.weight" in kill_points.differences(undisturbed[0], run)
+    assert "last model.conv1.weight" in kill_points.differences(undisturbed, run)

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone, and files that came to harm: the last good one stays."""
+"""Full, read-only or removed disks, and damaged files: the last good checkpoint stays."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ def undisturbed(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def run(undisturbed: Path, tmp_path: Path) -> Path:
-    """A finished run that a test may harm."""
+    """A finished run that a test may damage."""
     return Path(shutil.copytree(undisturbed, tmp_path / "run"))
 
 
@@ -48,12 +48,12 @@ def steps(run: Path) -> list[int]:
     return [entry["step"] for entry in checkpoint_store.read_manifest(run)["checkpoints"]]
 
 
-# The disk refuses.
+# Writing fails.
 
 
 @contextmanager
-def largest_file(bytes_: int) -> Iterator[None]:
-    """Let the kernel refuse to make files longer than that."""
+def file_size_limit(bytes_: int) -> Iterator[None]:
+    """Limit the size of the files that this process can write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, hard))
     try:
@@ -62,13 +62,13 @@ def largest_file(bytes_: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def refuse(saves: set[int], patch: pytest.MonkeyPatch, run: Path) -> list[list[str]]:
-    """Have the kernel refuse some saves, from 1; list the files left over before each."""
+def fail_saves(saves: set[int], patch: pytest.MonkeyPatch, run: Path) -> list[list[str]]:
+    """Let some saves fail, counted from 1; return the leftover files before each save."""
     original, before = save_file, list[list[str]]()
 
     def save(*arguments: Any, **options: Any) -> None:
         before.append(kill_points.leftovers(run))
-        with largest_file(5000 if len(before) in saves else -1):
+        with file_size_limit(5000 if len(before) in saves else -1):
             original(*arguments, **options)
 
     patch.setattr(checkpoint_format, "save_file", save)
@@ -80,16 +80,16 @@ def test_training_survives_a_disk_that_is_full_for_a_while(
     tiny_data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, recorder = tmp_path / "run", Recorder()
-    before = refuse({2, 3}, monkeypatch, path)
+    before = fail_saves({2, 3}, monkeypatch, path)
     kill_points.finish(tiny_data, path, progress=recorder)
     assert before == [["lock", "stacks.txt"]] * 5, "something of a failed save was left"
-    told = [note for note in recorder.notes if note.startswith("NOT SAVED")]
-    assert [note.partition(":")[0] for note in told] == [
+    warnings = [note for note in recorder.notes if note.startswith("NOT SAVED")]
+    assert [note.partition(":")[0] for note in warnings] == [
         "NOT SAVED after step 3",
         "NOT SAVED after step 4",
     ]
-    assert "File too large" in told[0]
-    assert "earlier checkpoints are kept" in told[0]
+    assert "File too large" in warnings[0]
+    assert "earlier checkpoints are unchanged" in warnings[0]
     assert kill_points.differences(undisturbed, path) == ["metrics"]
     failures = [row for row in kill_points.rows(path) if row.get("kind") == "not_saved"]
     assert [row["step"] for row in failures] == [3, 4]
@@ -111,7 +111,7 @@ def test_it_ends_when_the_disk_stays_full_or_nothing_more_would_be_tried(
     last: int,
 ) -> None:
     path = tmp_path / "run"
-    refuse(saves, monkeypatch, path)
+    fail_saves(saves, monkeypatch, path)
     with pytest.raises(StorageError, match=f"cannot save .*step-{at:08d}") as caught:
         kill_points.finish(tiny_data, path)
     assert caught.value.exit_code == 6
@@ -158,23 +158,23 @@ def test_whichever_step_of_a_save_is_refused_a_good_one_is_last(
 
 @pytest.mark.fault(8)
 def test_lines_of_metrics_wait_for_room(tmp_path: Path) -> None:
-    told: list[str] = []
-    log = MetricsLog(tmp_path, warn=told.append)
+    warnings: list[str] = []
+    log = MetricsLog(tmp_path, warn=warnings.append)
     log.append({"step": 1})
     size = log.path.stat().st_size
-    with largest_file(size + 4):  # which takes a part of a line
+    with file_size_limit(size + 4):  # enough for part of a line
         log.append({"step": 2})
         log.append({"step": 3})
         assert log.path.stat().st_size == size
         with pytest.raises(StorageError, match="cannot write"):
             log.flush()
-    assert len(told) == 1
-    assert told[0].endswith(": File too large; its lines wait in memory")
+    assert len(warnings) == 1
+    assert ": File too large; its lines stay in memory until a write succeeds" in warnings[0]
     log.append({"step": 4})
     assert [row["step"] for row in read_metrics(log.path)] == [1, 2, 3, 4]
     real, log.path = log.path, Path("/dev/full")
     log.append({"step": 5})
-    assert "No space left on device" in told[-1]
+    assert "No space left on device" in warnings[-1]
     log.path = real
     log.flush()
     assert [row["step"] for row in read_metrics(log.path)] == [1, 2, 3, 4, 5]
@@ -198,9 +198,11 @@ def test_a_directory_that_is_removed_on_the_way_is_as_a_full_disk(
 
 
 def train_as_nobody(folder: Path, closed: str) -> None:
-    """Train in `folder`, in which `closed` cannot be written by others than root."""
+    """Train in `folder` as a user who cannot write to `closed`."""
     os.chdir(folder)
-    kill_points.train_in_child(Path("data"), Path("first"))  # imports what nobody may not read
+    kill_points.train_in_child(
+        Path("data"), Path("first")
+    )  # imports modules that nobody cannot read
     Path(closed).chmod(0o555)
     if os.geteuid() == 0:
         os.setgroups([])
@@ -219,11 +221,11 @@ def test_a_directory_that_cannot_be_written_is_told_before_the_first_step(
     for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
-    code, said = kill_points.child(tmp_path, train_as_nobody, tmp_path, closed)
+    code, stderr = kill_points.child(tmp_path, train_as_nobody, tmp_path, closed)
     (tmp_path / closed).chmod(0o755)
-    assert code == 6, said
-    assert "cannot write" in said
-    assert "Permission denied" in said
+    assert code == 6, stderr
+    assert "cannot write" in stderr
+    assert "Permission denied" in stderr
     assert (tmp_path / "run/metrics.jsonl").read_bytes().startswith(before[:300])
 
 
@@ -234,39 +236,39 @@ def test_too_little_room_for_a_checkpoint_is_told_before_the_first_step(
     free = shutil.disk_usage(tmp_path)._replace(free=4000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
     with (
-        kill_points.watched_steps() as made,
+        kill_points.recorded_steps() as made,
         pytest.raises(StorageError, match=r"GB needed, 0\.00"),
     ):
         kill_points.finish(tiny_data, tmp_path / "run")
     assert made == []
 
 
-# Files come to harm.
+# Damaged files.
 
 
 def cut_to(length: Callable[[bytes], int]) -> Callable[[Path], None]:
-    def harm(path: Path) -> None:
+    def damage(path: Path) -> None:
         data = path.read_bytes()
         path.write_bytes(data[: length(data)])
 
-    return harm
+    return damage
 
 
 def header_only(data: bytes) -> int:
     return 8 + int.from_bytes(data[:8], "little")
 
 
-def flip(place: float) -> Callable[[Path], None]:
-    def harm(path: Path) -> None:
+def flip(position: float) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
         data = bytearray(path.read_bytes())
-        data[int(place * (len(data) - 1))] ^= 0b100
+        data[int(position * (len(data) - 1))] ^= 0b100
         path.write_bytes(data)
 
-    return harm
+    return damage
 
 
 def not_a_number(path: Path) -> None:
-    """Write NaN into a tensor, and its digest where it belongs: the file is as it was meant."""
+    """Write NaN into a tensor, and the new digest into the manifest."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
@@ -280,7 +282,7 @@ def not_a_number(path: Path) -> None:
     manifest_file.write_text(json.dumps(manifest))
 
 
-HARM = [
+DAMAGE = [
     *(
         pytest.param(cut_to(length), id=f"cut {name}", marks=pytest.mark.fault(10))
         for name, length in {
@@ -291,20 +293,20 @@ HARM = [
         }.items()
     ),
     *(
-        pytest.param(flip(place), id=f"bit at {place}", marks=pytest.mark.fault(11))
-        for place in (0, 0.01, 0.5, 0.9, 1)
+        pytest.param(flip(position), id=f"bit at {position}", marks=pytest.mark.fault(11))
+        for position in (0, 0.01, 0.5, 0.9, 1)
     ),
     pytest.param(Path.unlink, id="removed", marks=pytest.mark.fault(10)),
     pytest.param(not_a_number, id="NaN", marks=pytest.mark.fault(16)),
 ]
 
 
-@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_named_and_resumed_from_the_one_before(
-    tiny_data: Path, undisturbed: Path, run: Path, harm: Callable[[Path], None]
+    tiny_data: Path, undisturbed: Path, run: Path, damage: Callable[[Path], None]
 ) -> None:
     damaged = newest(run)
-    harm(damaged)
+    damage(damaged)
     with pytest.raises(CheckpointError, match=f"{damaged.name} is damaged.*--resume") as caught:
         checkpoint_store.load(run, "last")
     assert caught.value.exit_code == 4
@@ -338,7 +340,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(
         kill_points.finish(tiny_data, run)
 
 
-# Which there are.
+# Choosing and deleting checkpoints.
 
 
 @pytest.mark.fault(21)
@@ -371,7 +373,7 @@ def test_what_cannot_be_deleted_ends_no_training(
     monkeypatch.undo()
     assert kill_points.differences(undisturbed, path) == []
     assert kill_points.leftovers(path)
-    kill_points.finish(tiny_data, path)  # what was left goes at the next start
+    kill_points.finish(tiny_data, path)  # the next start deletes it
     assert kill_points.leftovers(path) == []
 
 
@@ -403,7 +405,7 @@ def test_reading_while_a_training_deletes(run: Path, monkeypatch: pytest.MonkeyP
 
     def read_manifest(path: Path) -> dict[str, Any]:
         manifest, calls[0] = original(path), calls[0] + 1
-        if calls[0] == 1:  # the training goes on between this and opening the file
+        if calls[0] == 1:  # the training continues before the file is opened
             monkeypatch.setattr(checkpoint_store, "read_manifest", original)
             for step in (7, 8, 9):
                 checkpoint_store.write(run, saved.tensors, replace(saved.position, step=step))
@@ -413,17 +415,17 @@ def test_reading_while_a_training_deletes(run: Path, monkeypatch: pytest.MonkeyP
     assert checkpoint_store.load(run, "last").position.step == 9
 
 
-# One training to a directory.
+# One training per directory.
 
 
 def train_and_wait(data: Path, run: Path) -> None:
-    """Train, but never end the first step."""
+    """Train, but never finish the first step."""
 
     def wait(*arguments: Any) -> None:
         (run / "waits").touch()
         time.sleep(600)
 
-    kill_points.put(train, "make_step", after_step(wait))
+    kill_points.replace_attribute(train, "make_step", after_step(wait))
     kill_points.train_in_child(data, run)
 
 
@@ -442,7 +444,7 @@ def test_a_second_training_is_refused_and_told_by_whom(tiny_data: Path, tmp_path
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     os.kill(first.process.pid or 0, signal.SIGKILL)
     first.process.join()
-    kill_points.finish(tiny_data, path)  # the dead one's lock does not bind
+    kill_points.finish(tiny_data, path)  # a dead process holds no lock
 
 
 @pytest.mark.fault(20)
@@ -459,8 +461,8 @@ def test_a_refused_training_leaves_nothing_behind(
     assert not nowhere.exists()
 
 
-def hold_and_count(folder: Path, times: int) -> None:
-    """Change a file, alone, again and again."""
+def increment_with_lock(folder: Path, times: int) -> None:
+    """Increment the count in a file `times` times, each time with the lock."""
     done = 0
     while done < times:
         try:
@@ -479,7 +481,9 @@ def test_the_lock_holds_although_its_file_is_removed_each_time(tmp_path: Path) -
     children = []
     for number in range(3):
         (tmp_path / str(number)).mkdir()
-        children.append(kill_points.Child(tmp_path / str(number), hold_and_count, tmp_path, 40))
+        children.append(
+            kill_points.Child(tmp_path / str(number), increment_with_lock, tmp_path, 40)
+        )
     assert [child.end() for child in children] == [0, 0, 0]
     assert (tmp_path / "count").read_text() == "120"
 

@@ -1,4 +1,4 @@
-"""Signals end the step, save and leave; what hangs is noticed; what a thread raises is told."""
+"""Signals stop and save a training; hangs are detected; errors in threads are reported."""
 
 import ctypes
 import os
@@ -29,7 +29,7 @@ from alexnet.train.state import Indices, Step, TrainState
 from alexnet.train.watchdog import watchdog
 
 GRACE = 30.0
-"""Seconds between SIGTERM and SIGKILL where trainings are started by others (torchrun)."""
+"""Seconds that launchers such as torchrun wait between SIGTERM and SIGKILL."""
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +38,20 @@ def undisturbed(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def in_step(number: int, act: Callable[[], object]) -> None:
-    """Do something in the child while step `number` is under way."""
+    """Call `act` in the child during step `number`."""
 
     def act_then(state: TrainState, step: int, indices: Indices) -> None:
         if step == number:
             act()
 
-    kill_points.put(train, "make_step", after_step(act_then))
+    kill_points.replace_attribute(train, "make_step", after_step(act_then))
 
 
 # Signals.
 
 
 def train_by_command(data: Path, run: Path, act: Callable[[], object]) -> None:
-    """Run the command itself, and `act` in the first step."""
+    """Run the command `alexnet train`; call `act` in the first step."""
     in_step(1, act)
     words = [f"--set={name}" for name in ("batch_size=13", "optimizer=adamw", "init=he")]
     sys.exit(cli.main(["train", str(data), str(run), "--model=tiny", "--resume", *words]))
@@ -82,7 +82,7 @@ def test_a_signal_ends_the_step_saves_and_leaves(
     result = kill_points.child(tmp_path, train_by_command_signalled, tiny_data, run, [int(number)])
     assert time.monotonic() - began < GRACE
     assert result[0] == code
-    assert f"stopped by {number.name} after step 1 and saved; to go on, repeat" in result[1]
+    assert f"stopped by {number.name} after step 1 and saved; to continue, repeat" in result[1]
     assert checkpoint_store.load(run, "last").position.step == 1
     assert kill_points.leftovers(run) == []
 
@@ -141,7 +141,7 @@ def train_with_slow_saves(data: Path, run: Path) -> None:
         (run / "saving").touch()
         time.sleep(0.5)
 
-    kill_points.put(checkpoint_format, "save_file", slow)
+    kill_points.replace_attribute(checkpoint_format, "save_file", slow)
     kill_points.train_in_child(data, run)
 
 
@@ -156,18 +156,18 @@ def test_a_signal_during_a_save_waits_for_it(
     os.kill(process.process.pid or 0, signal.SIGTERM)
     assert process.end() == 143
     (run / "saving").unlink()
-    # The save of step 2 was under way; one step more, and its own save.
+    # After the save of step 2 the training makes one more step and saves it.
     assert [entry["step"] for entry in checkpoint_store.read_manifest(run)["checkpoints"]] == [2, 3]
     assert kill_points.leftovers(run) == []
     kill_points.finish(tiny_data, run)
     assert kill_points.differences(undisturbed, run) == []
 
 
-# What hangs.
+# Hangs.
 
 
 def hang_with_the_lock() -> None:
-    """Sleep in C without letting go of Python's lock: no other thread can run."""
+    """Sleep in C with Python's lock held: no other thread can run."""
     ctypes.PyDLL(None).sleep(600)
 
 
@@ -190,7 +190,7 @@ def train_and_read_for_ever(data: Path, run: Path) -> None:
         return original(self, indices)
 
     third = int(randomness.order(0, 1, 39)[26])
-    kill_points.put(dataset.Split, "read", read_for_ever)
+    kill_points.replace_attribute(dataset.Split, "read", read_for_ever)
     settings = replace(SETTINGS, watchdog_seconds=1)
     kill_points.train_in_child(data, run, settings)
 
@@ -213,11 +213,11 @@ def test_a_hang_ends_the_process_with_the_stacks_of_all_threads(
     where: str,
 ) -> None:
     run = tmp_path / "run"
-    code, said = kill_points.child(tmp_path, work, tiny_data, run, *arguments)
+    code, stderr = kill_points.child(tmp_path, work, tiny_data, run, *arguments)
     assert code == 7
     stacks = (run / "stacks.txt").read_text()
-    assert "no training step ended within 1 s: it hangs, so the process ends" in said
-    assert str(run / "stacks.txt") in said
+    assert "no training step ended within 1 s: it hangs, so the process ends" in stderr
+    assert str(run / "stacks.txt") in stderr
     assert f"in {where}" in stacks
     assert "in train_model" in stacks
     kill_points.finish(tiny_data, run)
@@ -231,11 +231,11 @@ def test_a_hang_that_holds_pythons_lock_ends_the_process_too(
     tiny_data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    code, said = kill_points.child(tmp_path, train_and_hang, tiny_data, run, hang_with_the_lock)
-    assert code == 1  # faulthandler's own; no Python code can run
-    assert "Timeout" in said
-    assert "in hang_with_the_lock" in said
-    assert "in train_model" in said
+    code, stderr = kill_points.child(tmp_path, train_and_hang, tiny_data, run, hang_with_the_lock)
+    assert code == 1  # of faulthandler: no Python code can run
+    assert "Timeout" in stderr
+    assert "in hang_with_the_lock" in stderr
+    assert "in train_model" in stderr
     kill_points.finish(tiny_data, run)
     assert kill_points.differences(undisturbed, run) == []
 
@@ -254,9 +254,8 @@ def test_work_that_goes_on_is_left_alone(tmp_path: Path) -> None:
 
 
 def beat_before_and_after_sleeping(folder: Path) -> None:
-    kill_points.put(sys.modules["alexnet.train.watchdog"], "GRACE", 0.2)
-    # In a group of its own: the kernel lets Ctrl-Z pass by a group that nobody could wake, and
-    # under some CI the tests' own is one.
+    kill_points.replace_attribute(sys.modules["alexnet.train.watchdog"], "GRACE", 0.2)
+    # The kernel ignores Ctrl-Z for an orphaned process group; under some CI the tests run in one.
     os.setpgrp()
     with watchdog(0.5, "step", folder / "stacks.txt") as beat:
         beat()
@@ -275,10 +274,10 @@ def test_no_time_passes_while_a_training_is_stopped(tmp_path: Path) -> None:
         time.sleep(0.02)
     time.sleep(1.5)
     os.kill(pid, signal.SIGCONT)
-    assert process.end() == 0, process.said()
+    assert process.end() == 0, process.stderr()
 
 
-# What a thread that reads raises.
+# Errors in reading threads.
 
 
 @pytest.mark.fault(27)
@@ -318,10 +317,10 @@ def test_a_data_set_that_goes_away_ends_it_with_the_checkpoint_kept(
 ) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     subprocess.run(["cp", "-r", tiny_data, data], check=True)
-    code, said = kill_points.child(tmp_path, train_and_lose_data, data, run)
+    code, stderr = kill_points.child(tmp_path, train_and_lose_data, data, run)
     assert code == 3
-    assert "No such file" in said
-    assert "prepare the data set again" in said
+    assert "No such file" in stderr
+    assert "prepare the data set again" in stderr
     assert checkpoint_store.load(run, "last").position.step >= 2
 
 
@@ -336,11 +335,11 @@ def train_and_lose_data(data: Path, run: Path) -> None:
 
 @pytest.mark.fault(29)
 def test_numbers_gone_wrong_stop_it_before_the_weights(tiny_data: Path, tmp_path: Path) -> None:
-    code, said = kill_points.child(tmp_path, train_on_infinity, tiny_data, tmp_path / "run")
+    code, stderr = kill_points.child(tmp_path, train_on_infinity, tiny_data, tmp_path / "run")
     assert code == 5
-    assert "the gradient became nan in step 3 (epoch 1)" in said
-    assert "last good checkpoint is step-00000002.safetensors" in said
-    assert "train/" in said, "the images of the batch"
+    assert "the gradient became nan in step 3 (epoch 1)" in stderr
+    assert "last good checkpoint is step-00000002.safetensors" in stderr
+    assert "train/" in stderr, "the images of the batch"
     weights, _ = kill_points.state(tmp_path / "run")
     assert all(np.isfinite(tensor.numpy()).all() for tensor in weights.values())
 
@@ -360,6 +359,6 @@ def train_on_infinity(data: Path, run: Path) -> None:
             return value + (weight * 0).sqrt().sum()  # whose gradient is 0 * infinity
         return value
 
-    kill_points.put(train, "make_step", make_step)
-    kill_points.put(F, "cross_entropy", loss)
+    kill_points.replace_attribute(train, "make_step", make_step)
+    kill_points.replace_attribute(F, "cross_entropy", loss)
     kill_points.train_in_child(data, run)
