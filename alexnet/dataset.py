@@ -116,7 +116,7 @@ class Dataset:
 
     `size` is the side of the images, `resize` how they became squares ("short" or "warp"), `store`
     "raw" or "jpeg", `classes` the names in the order of the labels and `titles` their display
-    names. `mean_image` is (S, S, 3) float32; `color_std` (3,) and `color_vectors` (3, 3, one vector
+    names, `rejects` the number of images left out. `mean_image` is (S, S, 3) float32; `color_std` (3,) and `color_vectors` (3, 3, one vector
     per column) describe the colours of the training pixels in units of 0-255.
     Raises `DataError` with what is wrong and what to do.
     """
@@ -138,6 +138,7 @@ class Dataset:
         self.titles: list[str] = info["titles"]
         self.fingerprint: str = info["fingerprint"]
         self.split_names: list[str] = list(info["splits"])
+        self.rejects = int(info["rejects"]["count"])
         manifest.check_choice(self.path, "store", self.store, STORES)
         manifest.check_choice(self.path, "resize", self.resize, RESIZES)
         manifest.check_classes(self.path, self.classes, self.titles)

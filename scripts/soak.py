@@ -186,7 +186,7 @@ def count_cases() -> int:
 
 
 def main() -> int:
-    """Run all parts and write the result; return 1 if anything was lost."""
+    """Run all parts and write the result; return 1 if anything was lost or a fuzz test failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=20)
@@ -214,7 +214,7 @@ def main() -> int:
     }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({key: result[key] for key in (*vars(counts), "lost")}, indent=2))
-    return int(counts.lost > 0)
+    return int(counts.lost > 0 or fuzz["failures"] > 0)
 
 
 if __name__ == "__main__":

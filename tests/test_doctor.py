@@ -206,6 +206,18 @@ DAMAGED_DATA: dict[str, tuple[Harm, str, str]] = {
         "structure",
         "dataset.json",
     ),
+    "no count of rejects": (
+        lambda data: edit(
+            data / "dataset.json",
+            rejects={
+                "file": "rejects.jsonl",
+                "bytes": 0,
+                "sha256": hashlib.sha256(b"").hexdigest(),
+            },
+        ),
+        "structure",
+        "KeyError('count')",
+    ),
     "a title too few": (
         lambda data: edit(data / "dataset.json", titles=["a", "b"]),
         "classes",

@@ -148,9 +148,8 @@ def _check_balance(
 
 
 def _check_rejects(dataset: Dataset, images: int, report: Report) -> None:
-    rejected = dataset.info["rejects"]["count"]
-    report.facts["rejects"] = rejected
-    if isinstance(rejected, int) and rejected > MAX_REJECTED * (rejected + images):
+    rejected = report.facts["rejects"] = dataset.rejects
+    if rejected > MAX_REJECTED * (rejected + images):
         report.warn(
             "rejects",
             f"{rejected:,} of {rejected + images:,} images could not be used",

@@ -65,7 +65,8 @@ def he_initialize(model: nn.Sequential, pixel_std: float) -> None:
     """Draw initial weights that preserve the signal's size from layer to layer (He et al. 2015).
 
     `pixel_std` is the standard deviation of the input (0-255 units), by which conv1's weights are
-    divided. Biases start at 0. The last layer starts small, so that the first loss is near ln(classes).
+    divided. Biases start at 0. The last layer starts small, so that the first loss is near
+    ln(classes).
     """
     layers = weight_layers(model)
     for name, layer in layers:

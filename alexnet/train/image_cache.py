@@ -1,9 +1,8 @@
 """Caching images while a network trains: in device memory, in host memory, or not at all.
 
-An image is cached when it is first read, so that a training begins at once; from then on it comes
-from memory. Where 8-bit RGB does not fit, the brightness of each pixel and the colour of each
-2 x 2 pixels are cached (planar YUV 4:2:0, as in most JPEG files). These take half the bytes: all of
-ImageNet at 256 x 256 is 126 GB.
+An image is cached when it is first read, so that a training starts at once. If 8-bit RGB does not
+fit, the brightness of each pixel and the colour of each 2 x 2 pixels are cached (planar YUV 4:2:0,
+as in most JPEG files). These take half the bytes: 126 GB for ImageNet at 256 x 256.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ Cache = Literal["auto", "device", "host", "none"]
 CacheLocation = Literal["device", "host", "none"]
 
 DEVICE_ROOM, LEAST_DEVICE_ROOM = 0.1, 4 * 2**30
-"""Device memory left for network and workspace: a share of it, and at least so many bytes."""
+"""Device memory left for network and workspace: a share of it, and a minimum in bytes."""
 HOST_SHARE = 0.5
 """Share of the free host memory that may be used."""
 
@@ -40,7 +39,7 @@ class CachePlan:
     """Size of all of them."""
 
     def describe(self) -> str:
-        """Describe it: "images in device memory, 12.3 GB"."""
+        """Return a phrase such as "images in device memory, 12.3 GB"."""
         if self.location == "none":
             return "images from the disk, read ahead"
         halved = ", colour halved (YUV 4:2:0)" if self.pixel_format == "yuv420" else ""
@@ -49,12 +48,12 @@ class CachePlan:
 
 @dataclass(frozen=True)
 class HostBatch:
-    """What a reading thread returns: rows of bytes in host memory."""
+    """The result of a reading thread: rows of bytes in host memory."""
 
     indices: Indices
     """(B,) of the whole batch."""
     new: Indices
-    """The images in `rows`: those that the device lacks, or the whole batch."""
+    """The images in `rows`: those not yet on the device, or the whole batch."""
     rows: Tensor
     """(len(new), bytes of an image) uint8."""
 
@@ -67,7 +66,7 @@ class Images:
         self.side = side_of(split)
         self._is_stored = np.zeros(len(split), np.bool_)
         rows = 0 if plan.location == "none" else len(split)
-        # Pages of host memory that have not been written to take no room yet.
+        # Pages of host memory take no room until they are written to.
         self._stored = torch.empty(
             (rows, image_bytes(self.side, plan.pixel_format)),
             dtype=torch.uint8,
@@ -134,7 +133,7 @@ class Images:
 def _moved_by_stream(
     batches: Iterator[HostBatch], device: torch.device
 ) -> Iterator[tuple[HostBatch, Tensor]]:
-    """Copy each batch on a stream of its own, begun before the caller gets the one before."""
+    """Copy batches on their own stream; a copy starts before the previous batch is yielded."""
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     waiting: tuple[HostBatch, Tensor, torch.cuda.Event] | None = None
 
@@ -173,8 +172,8 @@ def open_images(
 def plan_cache(images: int, side: int, cache: Cache, free: dict[str, int]) -> CachePlan:
     """Choose where to cache `images` squares of `side` pixels; `free` has the bytes by location.
 
-    Colour is halved only where all of it does not fit. Raises `UsageError` where `cache` names a
-    location without enough room, or no location.
+    Colour is halved only if RGB does not fit. Raises `UsageError` if the location `cache` has not
+    enough room, or does not exist.
     """
     if cache not in get_args(Cache):
         raise UsageError(f"cache is one of {', '.join(get_args(Cache))}, not {cache!r}")
@@ -234,7 +233,7 @@ def _available_memory(system: Path) -> int | None:
 
 
 def _container_memory(system: Path) -> int | None:
-    """Return what is left of a control group's limit; files that it has read can be dropped."""
+    """Return what is left of a control group's limit; cached files do not count."""
     group = system / "sys/fs/cgroup"
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()

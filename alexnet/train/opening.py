@@ -42,15 +42,15 @@ from alexnet.train.processes import Processes
 from alexnet.train.state import DeviceBatch, Indices, TrainState
 
 RESUMABLE = {"epochs", "log_steps", "tensorboard", "checkpoint_steps", "watchdog_seconds"}
-"""Settings that may change when a run is resumed."""
+"""Settings that may differ when a run is resumed."""
 
 
 def open_run(
     path: Path, dataset: Dataset, settings: Settings | None, *, resume: bool, init: Path | None
 ) -> tuple[Run, Settings]:
-    """Open the run directory to be resumed, or make a new one; return it with its settings.
+    """Open a run directory to resume it, or make a new one; return it with its settings.
 
-    `init` is a run whose weights a new one starts from.
+    `init` is a run that gives a new one its initial weights.
     """
     if resume and Run.exists(path):
         run = Run.open(path)
@@ -182,7 +182,7 @@ def local_processes() -> int:
 def _initial_model(run: Run, settings: Settings, progress: Progress) -> nn.Sequential:
     """Build the network with its initial weights: those of the run `init`, or drawn from the seed.
 
-    They are drawn on the CPU, so that they are the same on any device.
+    They are drawn on the CPU, so that they are the same for any device.
     """
     torch.manual_seed(randomness.step_seed(settings.seed, 0))
     model = run.new_model()
