@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from alexnet.bench.made_up import fill_dataset, write_dataset
 from alexnet.bench.network_tables import Setup, block_table, convolution_table, network_table
@@ -36,6 +39,9 @@ from alexnet.config import Settings
 from alexnet.networks.initialization import he_initialize
 from alexnet.progress import SILENT, Silent
 from alexnet.storage.run import Run
+
+PATTERNS = 10
+"""Classes of the images whose losses are compared."""
 
 Result = dict[str, Any]
 Measurement = Callable[[], Result]
@@ -263,13 +269,31 @@ def _loss_curve(scale: Scale, spec: Spec, seed: int) -> list[float]:
     """Train from the same initial weights; return the loss of every step."""
     settings = Settings(batch_size=spec.batch, seed=seed, lr=0.001)
     torch.manual_seed(0)
-    net, _ = new_network(spec, classes=10)
+    net, _ = new_network(spec, PATTERNS)
     assert isinstance(net, torch.nn.Sequential)  # noqa: S101 - it comes from create_model
     he_initialize(net, pixel_std=70.0)
     make_step = captured_step if spec.captured else training_step
-    step = make_step(spec, settings, on_device(spec, net), TrainingData(spec, settings))
+    data = TrainingData(spec, settings)
+    count, size = data.images.shape[:2]
+    data.images, data.labels = learnable_images(count, size, scale.device)
+    step = make_step(spec, settings, on_device(spec, net), data)
     curve: list[float] = torch.stack([step().clone() for _ in range(scale.loss_steps)]).tolist()
     return curve
+
+
+def learnable_images(
+    count: int, size: int, device: torch.device
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Make images (count, size, size, 3) uint8: a coarse pattern for each label, and noise."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(PATTERNS, 3, 4, 4, generator=generator)
+    patterns = F.interpolate(coarse, (size, size), mode="bilinear").permute(0, 2, 3, 1).to(device)
+    images = torch.empty(count, size, size, 3, dtype=torch.uint8, device=device)
+    labels = np.arange(count) % PATTERNS
+    for number, label in enumerate(labels):
+        noise = torch.rand(size, size, 1, device=device)
+        images[number] = ((patterns[label] + noise) * 127.5).to(torch.uint8)
+    return images, labels
 
 
 def _distance(first: list[float], second: list[float]) -> float:

@@ -35,8 +35,6 @@ from alexnet.transforms import (
     views,
 )
 
-PATTERNS = 10
-"""Kinds of made-up training images."""
 STORED = {"cuda": 4096}
 """Training images in the device's memory, at least; elsewhere as many as a batch has."""
 
@@ -96,7 +94,7 @@ class Batch(NamedTuple):
 
 
 class TrainingData:
-    """Made-up images on the device, and batches of them."""
+    """Images of noise on the device, with random labels, and batches of them."""
 
     def __init__(self, spec: Spec, settings: Settings) -> None:
         self.spec, self.settings, self.step = spec, settings, 0
@@ -105,8 +103,9 @@ class TrainingData:
         device = spec.torch_device
         self.preprocessing = preprocessing(device, size, crop)
         count = max(spec.batch, STORED.get(device.type, 0))
-        self.images = made_up_images(count, size, device)
-        self.labels = np.arange(count) % PATTERNS
+        shape = (count, size, size, 3)
+        self.images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+        self.labels = np.random.default_rng(0).integers(0, CLASSES, count)
 
     @cached_property
     def ready(self) -> Tensor:
@@ -133,22 +132,6 @@ class TrainingData:
         if len(batch.indices) < len(images):
             images = images[torch.from_numpy(batch.indices).to(images.device)]
         return augment(images, batch.params, self.preprocessing, self.settings)
-
-
-def made_up_images(count: int, size: int, device: torch.device) -> Tensor:
-    """Make images that can be learned: a coarse pattern for each label, and noise.
-
-    The result is (count, size, size, 3) uint8; image n has the label n % PATTERNS.
-    """
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(PATTERNS, 3, 4, 4, generator=generator)
-    patterns = F.interpolate(coarse, (size, size), mode="bilinear").permute(0, 2, 3, 1).to(device)
-    noise = torch.Generator(device).manual_seed(0)
-    images = torch.empty(count, size, size, 3, dtype=torch.uint8, device=device)
-    for number in range(count):
-        pixels = torch.rand(size, size, 1, device=device, generator=noise)
-        images[number] = ((patterns[number % PATTERNS] + pixels) * 127.5).to(torch.uint8)
-    return images
 
 
 def training_step(spec: Spec, settings: Settings, net: nn.Module, data: TrainingData) -> LossStep:
