@@ -16,9 +16,9 @@ __all__ += ["__version__"]
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name == "__version__":
-        from importlib.metadata import version  # slower to import than all the rest
+        from alexnet.storage.environment import package_version  # slower to import than the rest
 
-        return version("alexnet")
+        return package_version()
     return _load(name)
 
 

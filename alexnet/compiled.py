@@ -7,6 +7,7 @@ without Python's global lock.
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -49,11 +50,36 @@ def _compile_and_cache(function: Callable[P, T], **options: Any) -> Callable[P, 
     configured = config.CACHE_DIR
     try:
         config.CACHE_DIR = configured or str(cache_folder())
-        return _compile(function, cache=True, **options)
+        result = _compile(function, cache=True, **options)
     except RuntimeError:  # no folder can be written: each process compiles anew
         return _compile(function, **options)
     finally:
         config.CACHE_DIR = configured
+    _tolerate_damage(result)
+    return result
+
+
+def _tolerate_damage(function: Any) -> None:
+    """Compile anew where the stored code of a function cannot be read, or nothing can be stored.
+
+    A damaged file or a full disk would else be an error of the first call (numba issue 10434).
+    """
+    cache = function._cache  # numba has no public name for it
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_or_clear(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception:  # noqa: BLE001 - damage can fail anywhere in pickle
+            with suppress(Exception):
+                cache.flush()
+            return None
+
+    def save_if_possible(*arguments: Any) -> None:
+        with suppress(Exception):
+            save(*arguments)
+
+    cache.load_overload, cache.save_overload = load_or_clear, save_if_possible
 
 
 def _compile(function: Callable[P, T], **options: Any) -> Callable[P, T]:

@@ -7,9 +7,10 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 from alexnet.errors import UsageError
+from alexnet.storage.typed import describe_type, is_of_type
 
 
 class Override(NamedTuple):
@@ -132,11 +133,14 @@ class Settings(
 ):
     """How to train: all settings of the five groups. `recipes.py` names complete sets of them.
 
-    Raises `UsageError` for a value out of its range.
+    Raises `UsageError` for a value of another type or out of its range.
     """
 
     def __post_init__(self) -> None:
-        """Refuse values out of their range and name the setting."""
+        """Refuse values of another type or out of their range and name the setting."""
+        for name, kind in get_type_hints(Settings).items():
+            value = getattr(self, name)
+            _require(is_of_type(value, kind), name, describe_type(kind), value)
         for name in ("epochs", "batch_size", "log_steps", "patience_epochs", "crop_block"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("momentum", "dropout", "label_smoothing"):
@@ -147,16 +151,12 @@ class Settings(
             _require(0 <= value < math.inf, name, "a number, not below 0", value)
         for name in ("seed", "max_drops", "checkpoint_steps", "watchdog_seconds"):
             _require(getattr(self, name) >= 0, name, "not below 0", getattr(self, name))
-        _require(
-            0 <= self.min_crop_scale <= 1, "min_crop_scale", "from 0 to 1", self.min_crop_scale
-        )
-        for name, kind in get_type_hints(Settings).items():
-            if get_origin(kind) is Literal:
-                choices = ", ".join(get_args(kind))
-                value = getattr(self, name)
-                _require(value in get_args(kind), name, f"one of {choices}", value)
+        scale = self.min_crop_scale
+        _require(0 <= scale <= 1, "min_crop_scale", "from 0 to 1", scale)
+        for layer, value in (*self.layer_decay.items(), *self.layer_lr.items()):
+            _require(0 <= value < math.inf, f"for layer {layer}", "a number, not below 0", value)
         for _, name, value in self.overrides:
-            _require(hasattr(self, name), "overrides", "of known settings", name)
+            _require(name in get_type_hints(Settings), "overrides", "of known settings", name)
             if name in FIXED:
                 raise UsageError(f"setting overrides: {name} is fixed when a training starts")
             dataclasses.replace(self, overrides=(), **{name: value})
@@ -181,4 +181,4 @@ FIXED = (
 
 def _require(condition: bool, name: str, what: str, value: object) -> None:
     if not condition:
-        raise UsageError(f"setting {name} must be {what}, not {json.dumps(value, default=str)}")
+        raise UsageError(f"setting {name} must be {what}, not {json.dumps(value, default=repr)}")

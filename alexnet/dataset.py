@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.errors import DataError, UsageError
-from alexnet.images import Pixels
+from alexnet.images import ORIENTATIONS, Orientation, Pixels
 from alexnet.images.decode import RESIZES, ImageError, Resize, decode_jpeg
 from alexnet.progress import SILENT, Progress
 from alexnet.storage import dataset_manifest as manifest
-from alexnet.storage.atomic import sha256_of
+from alexnet.storage.atomic import expanded, sha256_of
 from alexnet.storage.dataset_manifest import AGAIN, MANIFEST, Facts
 from alexnet.storage.untrusted import parse_json
 
-STORES = ("raw", "jpeg")
+CHOICES = {"store": ("raw", "jpeg"), "resize": RESIZES, "orientation": ORIENTATIONS}
+"""What these entries of dataset.json may be."""
 
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64] | Sequence[int]
@@ -114,15 +115,17 @@ class Split:
 class Dataset:
     """A packed data set, opened: checks the structure, reads no image.
 
-    `size` is the side of the images, `resize` how they became squares ("short" or "warp"), `store`
-    "raw" or "jpeg", `classes` the names in the order of the labels and `titles` their display
-    names, `rejects` the number of images left out. `mean_image` is (S, S, 3) float32; `color_std` (3,) and `color_vectors` (3, 3, one vector
-    per column) describe the colours of the training pixels in units of 0-255.
+    `size` is the side of the images, `resize` how they became squares ("short" or "warp"),
+    `orientation` whether their EXIF tags turned them ("turn" or "ignore"), `store` "raw" or "jpeg",
+    `classes` the names in the order of the labels and `titles` their display names, `rejects` the
+    number of images left out. `mean_image` is (S, S, 3) float32; `color_std` (3,) and
+    `color_vectors` (3, 3, one vector per column) describe the colours of the training pixels in
+    units of 0-255.
     Raises `DataError` with what is wrong and what to do.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = expanded(path)
         self.info = manifest.read_manifest(self.path)
         try:
             self._open()
@@ -133,14 +136,14 @@ class Dataset:
         info = self.info
         self.size: int = info["size"]
         self.resize: Resize = info["resize"]
+        self.orientation: Orientation = info.get("orientation", "ignore")
         self.store: str = info["store"]
         self.classes: list[str] = info["classes"]
         self.titles: list[str] = info["titles"]
         self.fingerprint: str = info["fingerprint"]
         self.split_names: list[str] = list(info["splits"])
         self.rejects = int(info["rejects"]["count"])
-        manifest.check_choice(self.path, "store", self.store, STORES)
-        manifest.check_choice(self.path, "resize", self.resize, RESIZES)
+        manifest.check_choices(self.path, info, CHOICES)
         manifest.check_classes(self.path, self.classes, self.titles)
         manifest.check_files(self.path, info)
         self.color_std = np.array(info["color_std"], np.float64)

@@ -9,6 +9,7 @@ import torch
 from alexnet.errors import UsageError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+DeviceName = str | torch.device
 
 # Names of glibc's malloc.h, for `keep_memory`.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -23,16 +24,16 @@ def available_devices() -> list[str]:
     return [*devices, "cpu"]
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """Return the device called `name`: "auto", "cpu", "cuda", "cuda:1" or "mps".
+def pick_device(name: DeviceName = "auto") -> torch.device:
+    """Return the device called `name`: "auto", "cpu", "cuda", "cuda:1" or "mps"; or check a device.
 
     "auto" is CUDA where there is one, else MPS, else the CPU. Raises `UsageError` for another name
     and for a device that this machine lacks.
     """
-    available = available_devices()
+    available, name = available_devices(), str(name)
     if name == "auto":
         return torch.device(available[0])
-    wanted = "cuda:0" if name == "cuda" else name
+    wanted = {"cuda": "cuda:0", "mps:0": "mps"}.get(name, name)
     if wanted not in available:
         raise UsageError(f"there is no device {name!r} here; there are: {', '.join(available)}")
     return torch.device(wanted)

@@ -1,5 +1,7 @@
 """The errors that a user sees: one line each, with an exit code per kind."""
 
+import mmap
+
 
 class AlexnetError(Exception):
     """A problem that the user can act on; the message says what, where and what to do."""
@@ -49,3 +51,34 @@ class Interrupted(AlexnetError):  # noqa: N818 - no mistake was made
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory"),
+    *("bad_alloc", "_ALLOC_FAILED", "could not create a primitive", "could not create a memory"),
+    *("failed to map segment", "can't start new thread", "unable to start watchdog thread"),
+)
+"""What messages say where memory ran out: of PyTorch, the C library, CUDA, oneDNN, Python."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether `error` means that host or device memory ran out.
+
+    PyTorch raises a plain `RuntimeError` on a CPU, importing a library an `ImportError`.
+    """
+    if isinstance(error, AlexnetError):
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError | OSError | ImportError) and any(
+        text in str(error) for text in OUT_OF_MEMORY
+    )
+
+
+def can_allocate(size: int) -> bool:
+    """Tell whether this process can get `size` bytes more; none of them is written."""
+    try:
+        mmap.mmap(-1, size).close()
+    except OSError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.dataset import Dataset, Split
-from alexnet.device import autocast, keep_memory, pick_device
-from alexnet.errors import DataError
+from alexnet.device import DeviceName, autocast, keep_memory, pick_device
 from alexnet.loader import read_ahead
 from alexnet.progress import SILENT, Progress
+from alexnet.storage import fit
 from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing, take_view, views
@@ -43,10 +44,12 @@ class Evaluation:
     """For each class: class, images, top1_error, top5_error (None without images)."""
     confusion: list[list[int]]
     """Images by true class (rows) and predicted class (columns)."""
+    subset: "Evaluation | None" = None
+    """The same figures among the data's classes alone, if they are a part of the network's."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return dict(vars(self))
+        return {**vars(self), "subset": self.subset.as_json() if self.subset else None}
 
 
 @torch.inference_mode()
@@ -83,6 +86,7 @@ def evaluate_split(
     split: Split,
     classes: list[str],
     *,
+    among: Sequence[int] = (),
     view_count: int = 1,
     precision: str = "auto",
     progress: Progress = SILENT,
@@ -91,7 +95,8 @@ def evaluate_split(
     """Evaluate the mean of `members` on every image of `split`; one network is a mean of one.
 
     Each member is a network and its preprocessing, on the same device. Probabilities are averaged,
-    as for the paper's "5 CNNs" (P 6.1). `on_batch` is called after each batch.
+    as for the paper's "5 CNNs" (P 6.1). `on_batch` is called after each batch. `among` are numbers
+    of classes, in order, for `Evaluation.subset`.
     """
     was_training = [model.training for model, _ in members]
     for model, _ in members:
@@ -109,7 +114,7 @@ def evaluate_split(
             advance(len(images))
     for (model, _), mode in zip(members, was_training, strict=True):
         model.train(mode)
-    return count_errors(split, torch.cat(scores), classes, view_count)
+    return count_errors(split, torch.cat(scores), classes, view_count, among)
 
 
 def evaluate_run(
@@ -119,54 +124,66 @@ def evaluate_run(
     views: int = 1,
     split: str = "val",
     checkpoint: CheckpointName = "best",
-    device: str = "auto",
+    device: DeviceName = "auto",
     progress: Progress = SILENT,
     accelerate: Accelerate | None = None,
 ) -> Evaluation:
     """Evaluate a trained run, or the mean of several, on a split of a packed data set.
 
-    `accelerate` makes the faster form of each network that computes; None uses them as they are.
-    Raises `DataError` if the data set has other classes, or images of another size, than a run was
-    trained on.
+    Classes are matched by name; the data may have a part of the network's. `accelerate` makes the
+    faster form of each network that computes; None uses them as they are.
+    Raises `DataError` if the data set has images of other classes, or of another size, than a run
+    was trained on, and for runs of different classes.
     """
     keep_memory()
     runs = [Run.open(path) for path in ([run] if isinstance(run, str | Path) else run)]
     dataset, target = Dataset(data), pick_device(device)
+    own, first = dataset.split(split), runs[0]
+    counts = np.bincount(own.labels, minlength=len(dataset.classes)).tolist()
+    images = (dataset.path, dataset.size, dataset.resize, dataset.orientation)
+    known, given = (first.path, first.classes), (dataset.path, dataset.classes)
+    numbers = fit.class_numbers(known, given, counts, progress)
     members = []
     for opened in runs:
-        _check_fit(opened, dataset, progress)
+        ours = opened.preprocessing
+        trained = (opened.path, ours.size, ours.resize, ours.orientation)
+        fit.check_images(trained, images, progress)
+        order = fit.same_classes(known, (opened.path, opened.classes))
         model = opened.load_model(target, checkpoint)
         computes = accelerate(model) if accelerate else model
-        members.append((computes, opened.preprocessing.to(target)))
+        if order != sorted(order):
+            computes.register_forward_hook(lambda _, __, logits, order=order: logits[:, order])
+        members.append((computes, ours.to(target)))
     return evaluate_split(
         members,
-        dataset.split(split),
-        runs[0].classes,
+        renumbered(own, numbers),
+        first.classes,
+        among=fit.subset_of(len(first.classes), numbers),
         view_count=views,
-        precision=runs[0].settings.precision,
+        precision=first.settings.precision,
         progress=progress,
     )
 
 
-def _check_fit(run: Run, dataset: Dataset, progress: Progress) -> None:
-    size, resize = run.preprocessing.size, run.preprocessing.resize
-    if list(dataset.classes) != run.classes:
-        raise DataError(f"{dataset.path} has other classes than {run.path} was trained on")
-    if dataset.size != size:
-        raise DataError(
-            f"{dataset.path} holds images of side {dataset.size}, {run.path} was trained on "
-            f"{size}: prepare it with --size {size}"
-        )
-    if dataset.resize != resize:
-        progress.note(
-            f"{run.path} was trained on images resized by {resize}, {dataset.path} by "
-            f"{dataset.resize}: to measure the network as it was trained, prepare the data with "
-            f"--resize {resize}"
-        )
+def renumbered(split: Split, numbers: Sequence[int]) -> Split:
+    """Return `split` with `numbers[i]` for each label i."""
+    other = copy(split)
+    other.labels = np.array(numbers)[split.labels]
+    return other
 
 
-def count_errors(split: Split, scores: Tensor, classes: list[str], view_count: int) -> Evaluation:
-    """Count the errors of `scores` (N, classes), the log probabilities of a split's images."""
+def count_errors(
+    split: Split, scores: Tensor, classes: list[str], view_count: int, among: Sequence[int] = ()
+) -> Evaluation:
+    """Count the errors of `scores` (N, classes), the log probabilities of a split's images.
+
+    `among` are numbers of classes, in order: the errors are counted among these alone as well.
+    """
+    subset = None
+    if among:
+        part = renumbered(split, np.searchsorted(among, np.arange(len(classes))).tolist())
+        names = [classes[number] for number in among]
+        subset = count_errors(part, scores[:, among].log_softmax(1), names, view_count)
     labels = torch.from_numpy(np.array(split.labels))
     rank = ranks(scores, labels)
     wrong1, wrong5 = rank >= 1, rank >= 5
@@ -187,6 +204,7 @@ def count_errors(split: Split, scores: Tensor, classes: list[str], view_count: i
         top5_error=int(wrong5.sum()) / len(labels),
         per_class=per_class,
         confusion=confusion_matrix(scores.argmax(1), labels, len(classes)).tolist(),
+        subset=subset,
     )
 
 

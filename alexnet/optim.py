@@ -67,15 +67,15 @@ def make_optimizer(model: nn.Sequential, settings: OptimizerSettings) -> Optimiz
 
 
 def parameter_groups(model: nn.Sequential, settings: OptimizerSettings) -> list[dict[str, object]]:
-    """Make one group for each layer's weight and bias, since each may have its rate and decay."""
+    """Make a group for each weight and bias that learns: each may have its rate and decay."""
     groups: list[dict[str, object]] = []
     for name, layer in weight_layers(model):
         decay = settings.layer_decay.get(name, settings.weight_decay)
         for part, part_decay in (("weight", decay), ("bias", decay * settings.bias_decay)):
             parameter = layer.get_parameter(part)
-            groups.append(
-                {"params": [parameter], "layer": name, "part": part, "weight_decay": part_decay}
-            )
+            if parameter.requires_grad:
+                group = {"params": [parameter], "layer": name, "part": part}
+                groups.append({**group, "weight_decay": part_decay})
     return groups
 
 

@@ -1,7 +1,6 @@
 """From image files to class probabilities, preprocessed as in training and evaluation.
 
-Unlike `prepare`, which follows the protocol of the literature, this turns a photograph as its EXIF
-tag says.
+A photograph is turned as its EXIF tag says where the images of the training were.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.device import pick_device
+from alexnet.device import DeviceName, pick_device
 from alexnet.errors import DataError, UsageError
 from alexnet.evaluate import Accelerate, log_probabilities
 from alexnet.images.files import find_files, load_files, raise_error, separate_errors
@@ -49,7 +48,7 @@ def predict_images(  # noqa: PLR0913 - each is a decision of its own
     top: int = 5,
     views: int = 1,
     checkpoint: CheckpointName = "best",
-    device: str = "auto",
+    device: DeviceName = "auto",
     on_bad: Callable[[DataError], None] = raise_error,
     progress: Progress = SILENT,
     accelerate: Accelerate | None = None,
@@ -70,9 +69,8 @@ def predict_images(  # noqa: PLR0913 - each is a decision of its own
     model = accelerate(network) if accelerate and is_worth_it else network
     preprocessing = opened.preprocessing.to(target)
     predictions: list[Prediction] = []
-    starts = range(0, len(files), PREDICTION_BATCH)
-    batches = [files[start : start + PREDICTION_BATCH] for start in starts]
-    read = partial(load_files, size=preprocessing.size, resize=preprocessing.resize)
+    batches = [files[i : i + PREDICTION_BATCH] for i in range(0, len(files), PREDICTION_BATCH)]
+    read = partial(load_files, preprocessing.size, preprocessing.resize, preprocessing.orientation)
     with progress.task("predict", len(files), "images") as advance:
         for loaded in read_ahead(read, batches):
             names, images = separate_errors(loaded, on_bad)

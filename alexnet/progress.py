@@ -16,7 +16,10 @@ class Progress(Protocol):
     """Receives the progress reports of long work."""
 
     def task(self, label: str, total: int, unit: str) -> AbstractContextManager[Advance]:
-        """Begin a task of `total` units, such as "images"; the context ends with the task."""
+        """Begin a task of `total` units, such as "images"; the context ends with the task.
+
+        A label that ends in "3/90" names one of several equal tasks: the epochs of a training.
+        """
 
     def note(self, message: str) -> None:
         """Show the user one line."""

@@ -14,10 +14,15 @@ RENAMED = {"min_crop": "min_crop_scale", "later": "overrides"}
 def settings_from_json(values: dict[str, Any]) -> Settings:
     """Read what `Settings.as_json` wrote. Raises `UsageError` for unknown names."""
     values = {known_setting(name): value for name, value in values.items()}
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    if "overrides" in lists:
-        lists["overrides"] = tuple(Override(*each) for each in lists["overrides"])
-    return Settings(**{**values, **lists})
+    kinds = get_type_hints(Settings)
+    for name, value in values.items():
+        if name == "overrides":
+            values[name] = tuple(Override(*each) for each in value)
+        elif isinstance(value, list):
+            values[name] = tuple(value)
+        elif kinds[name] is int and isinstance(value, float) and value.is_integer():
+            values[name] = int(value)  # early versions accepted and wrote 3.0
+    return Settings(**values)
 
 
 def override(settings: Settings, assignments: Iterable[str]) -> Settings:
@@ -26,6 +31,11 @@ def override(settings: Settings, assignments: Iterable[str]) -> Settings:
     Raises `UsageError` for an unknown name, a missing "=" or a value of the wrong type.
     """
     return dataclasses.replace(settings, **dict(map(_parse, assignments)))
+
+
+def _whole(value: Any) -> Any:
+    """Return 3 for 3.0, which early versions accepted as a whole number, and wrote."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _parse(assignment: str) -> tuple[str, Any]:

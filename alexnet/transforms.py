@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from alexnet import randomness
 from alexnet.config import AugmentationSettings, Settings
 from alexnet.errors import UsageError
-from alexnet.images.decode import RESIZES, Resize
+from alexnet.images import Orientation
+from alexnet.images.decode import Resize, check_rules
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class Preprocessing:
     """3 x 3, RGB in rows: its columns are those directions."""
     resize: Resize = "short"
     """How an image of any shape becomes a square of `size`."""
+    orientation: Orientation = "turn"
+    """Whether a photograph is first turned as its EXIF tag says."""
 
     def __post_init__(self) -> None:
-        """Refuse a crop larger than the images and an unknown `resize`."""
-        if self.resize not in RESIZES:
-            raise ValueError(f"resize is {self.resize!r}, not {' or '.join(RESIZES)}")
+        """Refuse a crop larger than the images and unknown rules."""
+        check_rules(self.resize, self.orientation)
         if self.crop > self.size:
             raise UsageError(
                 f"the network takes {self.crop} x {self.crop} images, the data set holds "

@@ -38,9 +38,10 @@ def open_training(run: Path, given: argparse.Namespace, cache: Cache, notes: Not
     changes = {"model": given.model, "batch_size": given.batch}
     settings = replace(recipe(given.recipe), **changes)
     dataset = Dataset(given.data)
-    opened, settings = open_run(run, dataset, settings, resume=False, init=None)
+    device = pick_device(given.device)
+    opened, settings = open_run(run, dataset, settings, resume=False, init=None, device=device)
     return open_state(
-        opened, dataset, settings, pick_device(given.device), notes,
+        opened, dataset, settings, device, notes,
         log=MetricsLog(opened.path), processes=Processes(),
         accelerate=accelerate, cache=cache,
     )  # fmt: skip

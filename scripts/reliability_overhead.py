@@ -60,12 +60,13 @@ def make_state(folder: Path, model: str, name: str, batch: int) -> TrainState:
     prepare_dataset(Drawn({"a": batch, "b": batch}), folder / "data", size=256, workers=1)
     dataset = Dataset(folder / "data")
     settings = replace(recipe(name), model=model, batch_size=batch)
-    run, settings = open_run(folder / "run", dataset, settings, resume=False, init=None)
+    path, cpu = folder / "run", torch.device("cpu")
+    run, settings = open_run(path, dataset, settings, resume=False, init=None, device=cpu)
     return open_state(
         run,
         dataset,
         settings,
-        torch.device("cpu"),
+        cpu,
         SILENT,
         log=MetricsLog(run.path, tensorboard=False, warn=SILENT.note),
         processes=Processes(),

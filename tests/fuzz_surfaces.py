@@ -34,11 +34,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from alexnet.config import Settings
+from alexnet.convert.caffe import NET_CARD
 from alexnet.convert.card import Card, read_card
 from alexnet.convert.classes import read_classes
 from alexnet.convert.origins import read_mean
 from alexnet.convert.read import read_weights
-from alexnet.convert.wire import BYTES, Message, WireError
+from alexnet.convert.wire import BYTES, Message, WireError, bytes_field
 from alexnet.dataset import Dataset
 from alexnet.doctor import diagnose
 from alexnet.images.decode import decode_jpeg, encode_jpeg, load_square
@@ -103,6 +104,14 @@ def torch_file(content: object, *, new: bool = True) -> bytes:
     return out.getvalue()
 
 
+def torch_program(model: nn.Sequential) -> bytes:
+    flat = nn.Sequential(model[0], nn.Flatten(), model[2]).eval()
+    out = io.BytesIO()
+    program = torch.export.export(flat, (torch.zeros(2, 3, 3, 3),))
+    torch.export.save(program, out, extra_files={"card.json": json.dumps(card().as_texts())})
+    return out.getvalue()
+
+
 def safetensors_bytes(folder: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> bytes:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "seed.safetensors", metadata=metadata or None)
@@ -150,15 +159,18 @@ def weights(folder: Path) -> dict[str, Surface]:
     state = model.state_dict()
     read = in_file(folder / "weights", read_weights)
     caffe = [caffemodel(model, version=version) for version in (1, 2)]
+    caffe.append(caffe[1] + bytes_field(NET_CARD, json.dumps(card().as_texts())))
     blob = CAFFE["BlobProto"](data=np.zeros(3 * SIZE * SIZE), channels=3, height=SIZE, width=SIZE)
     mean = [bytes(blob.SerializeToString()), npy(np.zeros((SIZE, SIZE, 3), np.float32))]
     onnxes = [onnx_file(model, ours=ours) for ours in (True, False)]
     names = [
         b'["cat", "dog"]',
         b'{"0": ["n1", "cat"], "1": ["n2", "dog"]}',
+        b'{"dog": 1, "cat": 0}',
         b"n00000001 cat\ndog\n",
     ]
-    nested = {"state_dict": state, "epoch": 3, "optimizer": {"lr": 0.1}}
+    prefixed = {f"module._orig_mod.model.{name}": tensor for name, tensor in state.items()}
+    nested = {"state_dict": prefixed, "epoch": 3, "optimizer": {"lr": {"state": {0: 0.1}}}}
     return {
         "protobuf": Surface(
             [*caffe, *onnxes], lambda data: parse_all(memoryview(data)), (WireError,)
@@ -166,6 +178,7 @@ def weights(folder: Path) -> dict[str, Surface]:
         "caffemodel": Surface(caffe, read),
         "onnx": Surface(onnxes, read),
         "torch zip": Surface([torch_file(state), torch_file(nested)], read),
+        "torch program": Surface([torch_program(model)], read),
         "torch old": Surface([torch_file(state, new=False)], read),
         "safetensors": Surface(
             [safetensors_bytes(folder, dict(state), **card().as_texts())], read
@@ -464,7 +477,7 @@ def images(folder: Path) -> dict[str, Surface]:
 
     def load(data: bytes) -> None:
         plain = load_square(data, SIZE)
-        turned = load_square(data, SIZE, orient=True, resize="warp")
+        turned = load_square(data, SIZE, orientation="turn", resize="warp")
         assert plain.shape == turned.shape == (SIZE, SIZE, 3)
 
     surfaces = {name: Surface(seeds, load) for name, seeds in kinds.items()}

@@ -324,6 +324,28 @@ def test_tables_as_they_are_printed(
     assert not made_up[0].compiled
 
 
+def test_a_quick_run_compares_nothing_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [Row("ours", "ours", (9.0,), operations=1e9), Row("peer", "a peer", (4.0,))]
+    limits = [Row("matmul", "a product", (5e10,))]
+    measured = Table(
+        "t", "title", "images/s", rows, "all", limits, facts={"hours": 3.0}, notes=["3 hours"]
+    )
+    monkeypatch.setattr("alexnet.bench.run.network_table", lambda *_: measured)
+    assert main(["bench", "infer", "--quick", "--device", "cpu", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)["t"]
+    assert [row["ours_is"] for row in table["rows"].values()] == [None, None]
+    assert table["rows"]["ours"]["of_limit"] is None
+    assert table["facts"] == {}
+    assert "nothing is compared" in table["notes"][0]
+    assert main(["bench", "infer", "--quick", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "nothing is compared" in out
+    assert " x" not in out
+    assert "3 hours" not in out
+
+
 @pytest.mark.usefixtures("made_up")
 def test_a_result_is_written_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from alexnet.dataset import Dataset, Split
 from alexnet.errors import UsageError
 from alexnet.images import yuv420
 from alexnet.images.yuv420 import from_yuv420, to_yuv420
+from alexnet.train import image_cache
 from alexnet.train.image_cache import (
     CachePlan,
     Images,
@@ -146,6 +147,23 @@ def test_a_place_that_is_asked_for_and_too_small_is_an_error() -> None:
     says = r"--cache device: 1,000 images of 256 x 256 need at least 0\.1 GB"
     with pytest.raises(UsageError, match=says):
         plan_cache(1000, 256, "device", {"device": 10**7, "host": 10**12})
+
+
+def test_a_place_that_does_not_exist_is_not_called_full(
+    train: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="--cache device: cpu has no memory of its own; use host"):
+        open_images(train, CPU, "device")
+    monkeypatch.setattr(image_cache, "free_host_memory", lambda: 0)
+    with pytest.raises(UsageError, match="--cache host: this system does not say how much"):
+        open_images(train, CPU, "host")
+    assert open_images(train, CPU, "auto").plan == CachePlan("none")
+
+
+def test_small_sizes_are_not_written_as_nothing() -> None:
+    with pytest.raises(UsageError, match=r"need at least 15\.4 MB, 10\.0 MB are free there"):
+        plan_cache(10_000, 32, "host", {"device": 0, "host": 10**7})
+    assert CachePlan("host", "rgb", 119_808).describe() == "images in host memory, 0.1 MB"
 
 
 def test_an_unknown_place_is_an_error() -> None:

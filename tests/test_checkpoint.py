@@ -1,9 +1,14 @@
 """Checkpoints: whole or not there, checked when read, two kept beside the best."""
 
+import errno
 import json
+import os
 import signal
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +19,7 @@ from torch import nn
 from alexnet.errors import CheckpointError, DivergedError, StorageError, UsageError
 from alexnet.optim import PaperSGD
 from alexnet.storage import checkpoint_format, checkpoint_store
-from alexnet.storage.atomic import write_text
+from alexnet.storage.atomic import atomic_write, write_text
 from alexnet.storage.checkpoint_format import Position
 from alexnet.storage.locks import run_lock
 
@@ -195,6 +200,106 @@ def test_a_run_belongs_to_one_training(tmp_path: Path) -> None:
         pass
     with run_lock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    warnings: list[str] = []
+    with run_lock(tmp_path, warnings.append):
+        assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
+    (warning,) = warnings
+    assert warning.startswith(f"{tmp_path}: its file system has no locks ({os.strerror(number)})")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_failures_of_locking_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(StorageError, match="Input/output error"), run_lock(tmp_path):
+        pass
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o077])
+def new_file_mode(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+    """The mode of an ordinary new file, for several umasks."""
+    before = os.umask(request.param)
+    (tmp_path / "ordinary").touch()
+    yield mode(tmp_path / "ordinary")
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_all_files_have_the_mode_of_ordinary_new_files(tmp_path: Path, new_file_mode: int) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    trained(run, [0.5])
+    with atomic_write(tmp_path / "exported.safetensors") as temporary:
+        save_file({"x": torch.zeros(2)}, temporary)
+    written = [tmp_path / "exported.safetensors", *(f for f in run.rglob("*") if f.is_file())]
+    assert [mode(file) for file in written] == [new_file_mode] * 3
+
+
+# Writing whole files and folders.
+
+
+@pytest.mark.parametrize("name", ["net.onnx.partial", "net.partial", ".alexnet-x.partial"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_nobody_elses_file_or_folder_is_removed(tmp_path: Path, name: str, fails: bool) -> None:
+    mine = tmp_path / name
+    mine.mkdir()
+    (mine / "photo.jpg").write_bytes(b"my only copy")
+    (tmp_path / "net.tmp").write_bytes(b"another")
+    before = sorted(tmp_path.rglob("*"))
+    with suppress(ZeroDivisionError), atomic_write(tmp_path / "net.onnx") as temporary:
+        assert temporary.suffix == ".onnx"
+        temporary.write_bytes(b"new")
+        assert not fails or 1 / 0
+    made = [] if fails else [tmp_path / "net.onnx"]
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, *made])
+    assert (mine / "photo.jpg").read_bytes() == b"my only copy"
+
+
+@pytest.mark.parametrize("out", [".", "..", "file/below"])
+def test_what_cannot_be_written_is_one_error(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = tmp_path / out if "file" in out else folder / out
+    with pytest.raises(StorageError, match="cannot write"), atomic_write(path) as temporary:
+        temporary.write_bytes(b"new")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "file", folder]
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with atomic_write(Path("~/made/net.npy")) as temporary:
+        temporary.write_bytes(b"new")
+    with atomic_write(Path("~no such user")) as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "made/net.npy").read_bytes() == b"new"
+    assert (tmp_path / "~no such user").read_bytes() == b"new"
+
+
+def test_a_link_in_the_way_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("old")
+    (tmp_path / "run.tmp").symlink_to(tmp_path / "victim")
+    write_text(tmp_path / "run.json", "{}")
+    assert (tmp_path / "victim").read_text() == "old"
+    assert (tmp_path / "run.json").read_text() == "{}"
 
 
 def test_text_is_written_whole(tmp_path: Path) -> None:

@@ -1,20 +1,26 @@
 """The command line for users and programs: options, results, errors, exit codes."""
 
+import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+from data_makers import Recorder
 from PIL import Image
 
 import alexnet
 from alexnet import errors, list_models, list_recipes
 from alexnet.cli import main
+from alexnet.cli.options import accelerator
 from alexnet.cli.train import change_settings
 from alexnet.config import Settings
 
@@ -56,11 +62,28 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
-def process(line: str) -> subprocess.CompletedProcess[str]:
+def process(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a line of bash in which $alexnet is the command, as a process of its own."""
     environment = {**os.environ, "alexnet": f"{sys.executable} -m alexnet", "COLUMNS": "80"}
-    words = ["bash", "-c", line]
-    return subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(
+        ["bash", "-c", line],
+        capture_output=True,
+        text=True,
+        env={**environment, **variables},
+        check=False,
+    )
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve pictures of two classes, a broken one and a text."""
+    folder = tmp_path / "my photos"
+    for number in range(12):
+        path = folder / ("red" if number % 2 else "blue") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (200, 0, number) if number % 2 else (0, 0, 200)).save(path)
+    (folder / "red" / "broken.png").write_bytes(b"nothing")
+    return folder
 
 
 # Help and options.
@@ -127,6 +150,35 @@ def test_version_names_software_and_device(cli: Run) -> None:
         ),
         (["predict", "a.jpg"], "Missing option '--run' (help: alexnet predict --help)"),
         (["--josn"], "No such option: --josn (help: alexnet --help)"),
+        (
+            ["train", "a", "b", "--momentum", "0.8"],
+            (
+                "No such option: --momentum. It is a setting: --set momentum=VALUE "
+                "(help: alexnet train --help)"
+            ),
+        ),
+        (
+            ["train", "a", "b", "--checkpoint-steps=9"],
+            (
+                "No such option: --checkpoint-steps. It is a setting: --set checkpoint_steps=VALUE "
+                "(help: alexnet train --help)"
+            ),
+        ),
+        (
+            ["train", "a", "b", "--warmup-epochs", "1"],
+            (
+                "No such option: --warmup-epochs. It is a setting: --set warmup_epochs=VALUE "
+                "(help: alexnet train --help)"
+            ),
+        ),
+        (
+            ["train", "a", "b", "--learning-rate", "1"],
+            "No such option: --learning-rate. Did you mean --lr? (help: alexnet train --help)",
+        ),
+        (
+            ["predict", "a.jpg", "--momentum", "0.8"],
+            "No such option: --momentum (help: alexnet predict --help)",
+        ),
     ],
 )
 def test_a_usage_error_is_one_line_with_the_nearest_option(
@@ -142,13 +194,55 @@ def test_options_become_settings_and_set_overrides_them() -> None:
     )
     assert settings == Settings(lr=0.5, model="alexnet_small", epochs=7)
     assert change_settings(settings) == settings
+    common: dict[str, Any] = {
+        "lr": 2e-05,
+        "batch_size": 16,
+        "weight_decay": 0.0,
+        "optimizer": "adamw",
+    }
+    changed = change_settings(Settings(), ["weight_decay=0.1"], **common)
+    assert changed == Settings(lr=2e-05, batch_size=16, weight_decay=0.1, optimizer="adamw")
     frozen = change_settings(Settings(layer_lr={"conv1": 0.1, "fc8": 2}), freeze="conv1,conv2")
     assert frozen == Settings(layer_lr={"conv1": 0, "conv2": 0, "fc8": 2})
+
+
+def test_the_settings_that_most_users_change_are_options(
+    cli: Run, monkeypatch: pytest.MonkeyPatch, tiny_data: Path, tmp_path: Path
+) -> None:
+    trained = []
+
+    def train_model(data: Path, run: Path, settings: Settings, **_: object) -> None:
+        trained.append(settings)
+        raise errors.DivergedError("stop here")
+
+    monkeypatch.setattr("alexnet.train.train_model", train_model)
+    words = ["--lr", "0.02", "--batch-size", "16", "--weight-decay", "0", "--optimizer", "sgd"]
+    assert cli("train", tiny_data, tmp_path / "run", *words).code == 5
+    (settings,) = trained
+    assert (settings.lr, settings.batch_size) == (0.02, 16)
+    assert (settings.weight_decay, settings.optimizer) == (0, "sgd")
+    assert cli("train", tiny_data, tmp_path / "run", "--lr", "-1").code == 2
+
+
+def test_a_gpu_that_is_used_for_the_first_time_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
+    monkeypatch.setattr("alexnet.kernels.accelerate", lambda model: model)
+    tuned = SimpleNamespace(path=tmp_path / "gpus.json")
+    monkeypatch.setattr("alexnet.kernels.cuda.autotune.gpu_cache", lambda: tuned)
+    for _ in range(2):
+        accelerate: Any = accelerator(plain=False, progress=recorder)
+        assert accelerate(model) is model
+        tuned.path.touch()
+    assert recorder.notes == ["compiling and timing kernels for this GPU, once: about a minute"]
 
 
 # Errors: any error of a stage is one line and an exit code.
 
 OUT_OF_MEMORY = type("OutOfMemoryError", (RuntimeError,), {})
+NO_MEMORY = "error: out of memory; close other programs, or raise the limit of this one (ulimit -v)"
 
 
 @pytest.mark.fault(31)
@@ -167,8 +261,10 @@ OUT_OF_MEMORY = type("OutOfMemoryError", (RuntimeError,), {})
         (PermissionError(13, "Permission denied", "x/y"), 6, "error: x/y: Permission denied"),
         (OSError(28, "No space left on device"), 6, "error: No space left on device"),
         (OSError("odd"), 6, "error: odd"),
-        (MemoryError(), 6, "error: out of memory; try --set batch_size=16"),
-        (OUT_OF_MEMORY("CUDA"), 6, "error: out of memory; try --set batch_size=16"),
+        (MemoryError(), 6, NO_MEMORY),
+        (OUT_OF_MEMORY("CUDA"), 6, NO_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 6, NO_MEMORY),
+        (OSError(12, "Cannot allocate memory"), 6, NO_MEMORY),
         (
             ValueError("first\nsecond"),
             1,
@@ -208,6 +304,103 @@ def test_python_dash_m_is_the_command() -> None:
     done = process("$alexnet train data")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "alexnet: error: Missing argument 'RUN' (help: alexnet train --help)\n"
+
+
+@pytest.fixture
+def dog_run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A run whose first class has a name that few encodings have."""
+    run = tmp_path / "dog"
+    shutil.copytree(tiny_run, run)
+    info = json.loads((run / "run.json").read_text())
+    info["titles"][0] = "犬"
+    (run / "run.json").write_text(json.dumps(info))
+    return run
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_class_of_any_name_is_printed_on_any_console(
+    dog_run: Path, tiny_data: Path, photos: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(file, encoding))
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["evaluate", str(dog_run), str(tiny_data)]) == 0
+    (picture,) = photos.rglob("0.png")
+    assert main(["predict", str(picture), "--run", str(dog_run), "--top", "3"]) == 0
+    text = file.getvalue().decode(encoding)
+    assert text.count(r"across (\u72ac)") >= 3
+    assert "---" in text
+
+
+def test_a_process_on_any_console_prints_any_character(dog_run: Path, photos: Path) -> None:
+    for encoding in ("ascii", "cp1252"):
+        done = process("$alexnet train 犬 run", PYTHONIOENCODING=encoding)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith(r"alexnet: error: \u72ac does not exist")
+    (picture,) = photos.rglob("0.png")
+    line = f"$alexnet predict {shlex.quote(str(picture))} --run {dog_run}"
+    done = process(line, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"across (\u72ac)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (
+            "train {photos} {tmp}/new",
+            3,
+            "pack them into another folder: alexnet prepare '{photos}' 'data/my photos'",
+        ),
+        (
+            "train {run} {data}",
+            3,
+            "takes them the other way round, alexnet train {data} {run}",
+        ),
+        ("train {run} {tmp}/new", 3, "{run} is a run directory, not a packed data set"),
+        ("train {data} {data}", 2, "{data} is a packed data set: name another folder for the run"),
+        ("train {tmp}/none {tmp}/new", 3, "{tmp}/none does not exist; make a packed data set with"),
+        (
+            "evaluate {data} {run}",
+            4,
+            "evaluate takes the data last, alexnet evaluate {run} {data}",
+        ),
+        ("evaluate {run} {run}", 3, "{run} is a run directory, not a packed data set"),
+        ("evaluate {data} {data}", 4, "{data} is a packed data set, not a run directory"),
+        ("evaluate {tmp}/none {data}", 4, "{tmp}/none is not a run directory: it does not exist"),
+    ],
+)
+def test_what_was_named_in_place_of_a_data_set_or_run_is_said(  # noqa: PLR0917 - fixtures
+    cli: Run,
+    photos: Path,
+    tiny_run: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = {"photos": photos, "run": tiny_run, "data": tiny_data, "tmp": tmp_path}
+    before = sorted(photos.rglob("*"))
+    result = cli(*(word.format(**paths) for word in words.split()))
+    assert (result.code, result.out) == (code, "")
+    assert message.format(**paths) in result.err
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_the_advice_for_photographs_is_never_a_folder_among_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alexnet.storage.folders import not_a_dataset
+
+    photos = tmp_path / "photos"
+    (photos / "data").mkdir(parents=True)
+    for folder, path in ((photos, "."), (photos, photos), (photos / "data", "..")):
+        monkeypatch.chdir(folder)
+        out = Path(shlex.split(not_a_dataset(Path(path)))[-1])
+        assert out.resolve() == tmp_path / "photos-packed"
 
 
 # The stages.
@@ -253,18 +446,6 @@ def test_summary_as_json(cli: Run) -> None:
     assert document == json.loads(json.dumps(alexnet.summarize("alexnet").as_json()))
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Twelve pictures of two classes, a broken one and a text."""
-    folder = tmp_path / "my photos"
-    for number in range(12):
-        path = folder / ("red" if number % 2 else "blue") / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30), (200, 0, number) if number % 2 else (0, 0, 200)).save(path)
-    (folder / "red" / "broken.png").write_bytes(b"nothing")
-    return folder
-
-
 def test_from_photographs_to_predictions(cli: Run, photos: Path, tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     code, out, _ = cli("prepare", photos, data, "--size", 32, "--workers", 1)
@@ -279,6 +460,7 @@ def test_from_photographs_to_predictions(cli: Run, photos: Path, tmp_path: Path)
     assert "cifar10_13: 1 epoch, 2 steps in " in out
     assert f"next: alexnet evaluate {run} {data} --views 10\n" in out
     assert "epoch 1/1: train loss" in err
+    assert err.startswith("cifar10_13, 2 classes, 10 images (2 for validation), epochs 1\nsteps")
     assert alexnet.Run.open(run).settings.batch_size == 5
 
     assert cli(*words).code == 2  # there is a run already
@@ -293,6 +475,27 @@ def test_from_photographs_to_predictions(cli: Run, photos: Path, tmp_path: Path)
     assert result.code == 3
     assert len(json.loads(result.out)) == 12
     assert f"alexnet: error: {photos}/red/broken.png: not a JPEG" in result.err
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "test"), ("train", "val")])
+def test_the_command_named_after_train_works(
+    cli: Run, photos: Path, tmp_path: Path, splits: tuple[str, ...]
+) -> None:
+    for split in splits:
+        for kind in ("red", "blue"):
+            shutil.copytree(photos / kind, tmp_path / "in" / split / kind)
+    data, run = tmp_path / "data", tmp_path / "run"
+    prepared = cli(
+        *("prepare", tmp_path / "in", data, "--size", 32, "--workers", 1, "--val-fraction", 0)
+    )
+    assert prepared.code == 0, prepared.err
+    words = ["train", data, run, "--model", "cifar10_13", "--epochs", 1, "--device", "cpu"]
+    out = cli(*words).out
+    named = [line.removeprefix("next:").split() for line in out.splitlines() if "alexnet e" in line]
+    assert bool(named) is (len(splits) > 1)
+    for command in named:
+        assert cli(*command[1:], "--device", "cpu").code == 0
+    assert f"alexnet predict IMAGE... --run {run}" in out
 
 
 def test_prepare_as_json_counts(cli: Run, photos: Path, tmp_path: Path) -> None:
@@ -418,3 +621,12 @@ def test_demo_ends_with_a_summary_of_one_screen(
     assert f"report: {out}/report.html" in text
     assert len(text.splitlines()) <= 24
     assert one_document(cli("demo", out, "--json"))["report"] == f"{out}/report.html"
+
+
+def test_a_closed_stdout_is_no_traceback() -> None:
+    command = [sys.executable, "-m", "alexnet", "summary"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""

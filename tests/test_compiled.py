@@ -55,3 +55,37 @@ def test_without_a_folder_a_function_is_compiled_all_the_same(cache: Path) -> No
     compiled(names["double"])(values)
     assert values.tolist() == [0, 2, 4]
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"no pickle"]
+)
+def test_damaged_stored_code_is_compiled_anew_and_stored_again(
+    cache: Path, tmp_path: Path, suffix: str, damage: Any
+) -> None:
+    values = np.arange(3.0)
+    compiled(load_double(tmp_path / "doubling.py"))(values)
+    (path,) = (cache / "alexnet/kernels").rglob(f"*double*.{suffix}")
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    again = compiled(load_double(tmp_path / "doubling.py"))
+    again(values)
+    assert values.tolist() == [0, 4, 8]
+    assert len(path.read_bytes()) >= len(whole) // 2, "it is stored again"
+    stored: Any = compiled(load_double(tmp_path / "doubling.py"))
+    stored(values)
+    assert stored.stats.cache_hits
+
+
+def test_code_that_cannot_be_stored_runs(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    function = compiled(load_double(tmp_path / "doubling.py"))
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    values = np.arange(3.0)
+    function(values)
+    assert values.tolist() == [0, 2, 4]

@@ -3,8 +3,12 @@
 import dataclasses
 import inspect
 import json
+import math
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from alexnet import config
 from alexnet.config import Override, Settings
@@ -80,6 +84,41 @@ def test_texts_become_values_of_the_right_kind() -> None:
 def test_wrong_settings_are_refused_by_name(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         override(Settings(), [text])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("batch_size", 3.5, "a whole number, not 3.5"),
+        ("batch_size", "64", 'a whole number, not "64"'),
+        ("epochs", True, "a whole number, not true"),
+        ("epochs", None, "a whole number, not null"),
+        ("seed", np.int64(3), "a whole number, not .*int64"),
+        ("lr", "0.1", 'a number, not "0.1"'),
+        ("lr", False, "a number, not false"),
+        ("lr", torch.tensor(0.1), "a number, not .*tensor"),
+        ("flip", 1, "true or false, not 1"),
+        ("model", 7, "a text, not 7"),
+        ("optimizer", ["sgd"], "one of paper, sgd, adamw, lars, not"),
+        ("drop_epochs", 30, "a list, each a whole number, not 30"),
+        ("drop_epochs", (30, 60.5), "a list, each a whole number"),
+        ("layer_lr", {"conv1": "0"}, "a dictionary of names, each with a number"),
+        ("layer_lr", {"conv1": math.nan}, "not below 0, not NaN"),
+        ("layer_decay", {"conv1": -1}, "for layer conv1 must be a number, not below 0"),
+        ("overrides", ((3, "lr", 0.1),), "a list, each an Override"),
+        ("overrides", (Override(3, "lr", "0.1"),), 'lr must be a number, not "0.1"'),
+        ("overrides", (Override(3, "as_json", 1),), "overrides must be of known settings"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(name: str, value: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=f"setting .*{says}"):
+        Settings(**{name: value})
+
+
+def test_numbers_that_are_whole_and_lists_are_accepted() -> None:
+    assert Settings(lr=1, warmup_epochs=2, layer_lr={"conv1": 0}).lr == 1
+    assert list(Settings(drop_epochs=[3, 5]).drop_epochs) == [3, 5]  # type: ignore[arg-type]
+    assert settings_from_json({"epochs": 3.0}).epochs == 3
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

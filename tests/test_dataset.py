@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_makers import Pixels, Recorder, encode, load_script, picture, tree, write_tree
+from data_makers import Pixels, Recorder, encode, load_script, picture, tree, write_tar, write_tree
 from PIL import Image
 
+from alexnet.config import Settings
 from alexnet.dataset import Dataset
 from alexnet.errors import DataError, UsageError
+from alexnet.images import Orientation
 from alexnet.prepare import prepare_dataset
+from alexnet.train import train_model
 
 DOCUMENT = Path(__file__).parents[1] / "docs/dataset.md"
 SIZE = 8
@@ -410,3 +413,75 @@ def test_the_made_up_set_of_imagenets_size_opens_and_reads(tmp_path: Path, store
     assert len(split) == 1500
     assert split.read([0]).shape == (1, 64, 64, 3)
     assert not (store == "raw" and split.read([1499]).any()), "a hole"
+
+
+def turned_png(pixels: Pixels) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(np.rot90(pixels).copy(), "PNG", exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [None, "turn", "ignore"])
+def test_photographs_are_turned_as_their_exif_tag_says(
+    tmp_path: Path, orientation: Orientation | None
+) -> None:
+    pixels = [picture(seed, SIZE, SIZE) for seed in range(8)]
+    files = {f"{'ab'[i % 2]}/{i}.png": turned_png(pixels[i]) for i in range(8)}
+    source = write_tree(tmp_path / "photos", files)
+    prepare_dataset(source, tmp_path / "o", size=SIZE, orientation=orientation, workers=1)
+    dataset = Dataset(tmp_path / "o")
+    assert dataset.orientation == dataset.info["orientation"] == (orientation or "turn")
+    for name in dataset.split_names:
+        split = dataset.split(name)
+        for index in range(len(split)):
+            expected = pixels[int(split.name(index)[2])]
+            if orientation == "ignore":
+                expected = np.rot90(expected)
+            np.testing.assert_array_equal(split.read([index])[0], expected)
+
+
+def test_photographs_of_imagenets_archives_are_not_turned(tmp_path: Path) -> None:
+    """The published protocols read the stored pixels."""
+    pixels = picture(1, SIZE, SIZE)
+    inner = [
+        write_tar(tmp_path / f"n0000000{c}.tar", {f"n0000000{c}_1.JPEG": turned_png(pixels)})
+        for c in (1, 2)
+    ]
+    tars = {path.name: path.read_bytes() for path in inner}
+    source = write_tar(tmp_path / "ILSVRC2012_img_train.tar", tars)
+    expectations: list[tuple[Orientation | None, Any]] = [
+        (None, np.rot90(pixels)),
+        ("turn", pixels),
+    ]
+    for orientation, expected in expectations:
+        out = tmp_path / f"{orientation}"
+        prepare_dataset(source, out, size=SIZE, val_fraction=0, orientation=orientation, workers=1)
+        dataset = Dataset(out)
+        assert dataset.orientation == (orientation or "ignore")
+        np.testing.assert_array_equal(dataset.split("train").read([0])[0], expected)
+
+
+@pytest.mark.parametrize(("value", "says"), [(None, "ignore"), ("turn", "turn"), ("left", None)])
+def test_a_data_set_without_the_key_is_one_that_was_not_turned(
+    tmp_path: Path, value: str | None, says: str | None
+) -> None:
+    folder = write_dataset(tmp_path / "data")
+    info = json.loads((folder / "dataset.json").read_text())
+    info = {key: info[key] for key in info if key != "orientation"}
+    (folder / "dataset.json").write_text(
+        json.dumps(info | ({"orientation": value} if value else {}))
+    )
+    if says:
+        assert Dataset(folder).orientation == says
+    else:
+        with pytest.raises(DataError, match="unknown orientation 'left'"):
+            Dataset(folder)
+
+
+def test_training_on_images_of_one_colour_is_refused(tmp_path: Path) -> None:
+    black = encode(np.zeros((SIZE, SIZE, 3), np.uint8), "PNG")
+    source = write_tree(tmp_path / "p", {f"{c}/{i}.png": black for c in "ab" for i in range(4)})
+    prepare_dataset(source, tmp_path / "o", size=64, workers=1)
+    with pytest.raises(DataError, match=r"o: all pixels of the training images have the same co"):
+        train_model(tmp_path / "o", tmp_path / "run", Settings(epochs=1), device="cpu")
+    assert not (tmp_path / "run/run.json").exists()

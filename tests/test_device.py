@@ -38,6 +38,26 @@ def test_a_device_that_is_there_is_taken_by_name(
     assert pick_device(name) == torch.device("cuda:0" if name == "cuda" else name)
 
 
+@pytest.mark.parametrize(
+    ("device", "picked"),
+    [
+        (torch.device("cpu"), "cpu"),
+        (torch.device("cuda"), "cuda:0"),
+        (torch.device("cuda", 1), "cuda:1"),
+        (torch.device("mps", 0), "mps"),
+    ],
+)
+def test_a_device_is_taken_where_a_name_is(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, picked: str
+) -> None:
+    pretend(monkeypatch, cuda=2, mps=True)
+    assert pick_device(device) == torch.device(picked)
+    pretend(monkeypatch, cuda=0, mps=False)
+    if device.type != "cpu":
+        with pytest.raises(UsageError, match=f"there is no device '{device}' here"):
+            pick_device(device)
+
+
 @pytest.mark.fault(32)
 @pytest.mark.parametrize("name", ["cuda", "cuda:2", "mps", "gpu", "CPU", "", "cpu:0"])
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(

@@ -78,7 +78,7 @@ def npy(array: Any) -> bytes:
 
 @dataclass
 class Given:
-    """A source of the images that a test gives, by "split/class/name"."""
+    """A source of the images that a test gives, by "split/class/name" or deeper names."""
 
     images: Mapping[str, Pixels]
     kind: str = "given"
@@ -86,7 +86,7 @@ class Given:
 
     def listing(self, progress: Progress) -> Listing:
         parts = ((name, name.split("/")) for name in self.images)
-        return Listing([Item(split, label, name) for name, (split, label, _) in parts])
+        return Listing([Item(split, label, name) for name, (split, label, *_) in parts])
 
     def read(self, item: Item) -> Pixels:
         return self.images[item.name]
@@ -311,20 +311,119 @@ def test_copies_are_found_within_and_across_splits_and_classes(tmp_path: Path) -
     assert diagnosis.exit_code == 0  # warnings do not fail
 
 
-def test_flat_and_cut_images_are_named(tmp_path: Path) -> None:
+def test_flat_dark_and_cut_images_are_named(tmp_path: Path) -> None:
     images = plain_images()
     rng = np.random.default_rng(0)
-    images["train/cat/night"] = rng.integers(10, 13, (SIZE, SIZE, 3), np.uint8)
+    images["train/cat/fog"] = rng.integers(110, 113, (SIZE, SIZE, 3), np.uint8)
+    images["train/dog/low bits"] = picture(52, SIZE, SIZE) // 16
+    images["train/dog/night"] = picture(53, SIZE, SIZE) // 16
+    images["train/dog/night"][3, 3] = 255  # a lamp
     images["val/dog/half"] = picture(50, SIZE, SIZE)
     images["val/dog/half"][SIZE // 2 :] = 128
     images["val/dog/dark below"] = picture(51, SIZE, SIZE)
     images["val/dog/dark below"][SIZE // 2 :] = 20
     diagnosis = diagnose(prepared(tmp_path / "d", images))
     assert [f.examples for f in diagnosis.findings if f.check == "images"] == [
-        ("train: train/cat/night (cat)",),
+        ("train: train/cat/fog (cat)",),
+        ("train: train/dog/low bits (dog)",),
         ("val: val/dog/half (dog)",),
     ]
-    assert (diagnosis.facts["flat"], diagnosis.facts["cut"]) == (1, 1)
+    assert [diagnosis.facts[check] for check in ("flat", "dark", "cut")] == [1, 1, 1]
+
+
+@pytest.mark.fault(43)
+@pytest.mark.parametrize("store", ["raw", "jpeg"])
+def test_jpegs_that_another_decoder_filled_with_grey_are_named(tmp_path: Path, store: str) -> None:
+    """Data sets prepared elsewhere: Pillow with LOAD_TRUNCATED_IMAGES fills a cut JPEG so."""
+    images, size = plain_images(64), 64
+    noise = np.random.default_rng(7).integers(0, 100, (256, 256, 3))
+    file = encode((picture(7, 256, 256) // 2 + noise).astype(np.uint8), quality=90)
+    for kept in (0.3, 0.5, 0.7):
+        cut = Image.open(io.BytesIO(file[: int(kept * len(file))] + b"\xff\xd9"))
+        images[f"train/cat/{kept}"] = np.asarray(cut.resize((size, size)))
+    diagnosis = diagnose(prepared(tmp_path / "d", images, size=size, store=store))
+    says = found(diagnosis, "warning")["images"]
+    assert says.startswith("3 images end in uniform grey")
+    assert all(f"train: train/cat/{kept} (cat)" in says for kept in (0.3, 0.5, 0.7))
+
+
+def test_images_without_colours_are_damage_and_no_copies(tmp_path: Path) -> None:
+    """A 16-bit PNG whose values fill its low byte only, as it was read once: all black."""
+    images = dict.fromkeys(plain_images(), np.zeros((SIZE, SIZE, 3), np.uint8))
+    diagnosis = diagnose(prepared(tmp_path / "d", images))
+    assert found(diagnosis, "damage") == {
+        "colours": "the training images have no spread of colours: color_std is 0"
+    }
+    assert set(found(diagnosis, "warning")) == {"images"}
+    assert "12 images are nearly black (nothing above 63" in found(diagnosis, "warning")["images"]
+
+
+def in_classes(*names: str) -> dict[str, Pixels]:
+    """Make three images for each "class" or "class/folder"."""
+    paths = [f"train/{name}/{number}" for name in names for number in range(3)]
+    return {path: picture(seed, SIZE, SIZE) for seed, path in enumerate(paths)}
+
+
+@pytest.mark.parametrize(
+    ("names", "weight", "says"),
+    [
+        (
+            [f"{s}/{s}/{c}" for s in ("test_set", "training_set") for c in ("cats", "dogs")],
+            "damage",
+            "test_set, training_set test_set: cats, dogs training_set: cats, dogs",
+        ),
+        (["seg_pred", "seg_test/sea", "seg_train/ice"], "damage", "all classes are named like"),
+        (["cat", "dog", "Test", "val2017"], "warning", "named like splits: Test, val2017"),
+        (["cat", "dog", "test"], "warning", "some classes are named like splits: test"),
+        (["bus", "train/a", "train/b"], "warning", "named like splits: train train: a, b"),
+        (
+            ["animal/cat", "animal/dog", "vehicle/car"],
+            "warning",
+            "1 of 2 classes lie in several folders, which may be the classes animal: cat, dog",
+        ),
+        (["bus", "train", "car"], "", ""),  # vehicles
+        (["cat/images", "dog/images"], "", ""),  # as in Tiny ImageNet
+        (["contest", "evaluation forms", "valley"], "", ""),
+    ],
+)
+def test_classes_that_are_none(
+    tmp_path: Path, names: Sequence[str], weight: str, says: str
+) -> None:
+    folder = prepared(tmp_path / "d", in_classes(*names), val_fraction=0)
+    diagnosis = diagnose(folder)
+    if weight:
+        assert says in found(diagnosis, weight)["classes"]
+    assert [f.weight for f in diagnosis.findings if f.check == "classes"] == [weight] * bool(weight)
+    assert all(f.remedy for f in diagnosis.findings if f.weight != "note")
+    assert diagnosis.exit_code == (3 if weight == "damage" else 0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "notes", "line"),
+    [
+        ("turn", set(), "photographs are turned as their EXIF tags say"),
+        ("ignore", set(), "photographs are as stored: their EXIF orientation is ignored"),
+        (None, {"orientation"}, "note: orientation: dataset.json has no rule for turned photograp"),
+    ],
+)
+def test_the_rule_for_turned_photographs_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rule: str | None,
+    notes: set[str],
+    line: str,
+) -> None:
+    write_tree(tmp_path / "s", tree({f"{s}/{c}": 2 for s in ("train", "val") for c in "ab"}))
+    folder = tmp_path / "d"
+    prepare_dataset(tmp_path / "s", folder, size=SIZE, workers=1)
+    info = json.loads((folder / "dataset.json").read_text())
+    info.pop("orientation", None)
+    (folder / "dataset.json").write_text(json.dumps(info | ({"orientation": rule} if rule else {})))
+    diagnosis = diagnose(folder)
+    assert diagnosis.facts["orientation"] == rule
+    assert set(found(diagnosis, "note")) == notes
+    assert main(["doctor", str(folder)]) == 0
+    assert any(found.startswith(line) for found in capsys.readouterr().out.splitlines())
 
 
 def test_classes_that_are_rare_or_missing_are_warned_of(tmp_path: Path) -> None:

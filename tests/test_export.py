@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from torch import nn
 
 from alexnet.cli import main
-from alexnet.convert import export_run, formats, write_onnx
+from alexnet.convert import export_run, formats, import_weights, write_onnx
 from alexnet.convert.caffe import write_caffe
 from alexnet.convert.card import Card
 from alexnet.errors import CheckpointError, DataError, StorageError, UsageError
@@ -325,7 +326,7 @@ def test_a_file_with_other_answers_is_not_kept(
     (tmp_path / "net.onnx").write_text("the one before")
     monkeypatch.setitem(write_onnx._ROWS, nn.ReLU, write_onnx._operator("Tanh"))
     with pytest.raises(CheckpointError, match="is not written: its answers differ") as caught:
-        export_run(small_run.path, tmp_path / "net.onnx")
+        export_run(small_run.path, tmp_path / "net.onnx", overwrite=True)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
     assert (tmp_path / "net.onnx").read_text() == "the one before"
@@ -385,7 +386,7 @@ def test_data_of_another_size_or_other_classes(
     assert report.comparison.images == 15
     assert report.comparison.errors is None
     with pytest.raises(DataError, match="with the classes of the run"):
-        export_run(other.path, tmp_path / "out", int8=True, check=tiny_data)
+        export_run(other.path, tmp_path / "int8", int8=True, check=tiny_data)
 
 
 def test_what_is_not_installed_is_named(
@@ -401,9 +402,119 @@ def test_a_folder_that_is_there_stays(tmp_path: Path, monkeypatch: pytest.Monkey
     run = write_run(tmp_path / "run", lively("caffenet"), "caffenet")
     (tmp_path / "caffe").mkdir()
     (tmp_path / "caffe/mine").touch()
-    with pytest.raises(StorageError, match="cannot write"):
-        export_run(run.path, tmp_path / "caffe", "caffe")
+    for format_, overwrite in (("caffe", False), ("caffe", True), ("onnx", False)):
+        with pytest.raises(UsageError, match="caffe is a folder already: name another path"):
+            export_run(run.path, tmp_path / "caffe", format_, overwrite=overwrite)
     assert (tmp_path / "caffe/mine").exists()
+    (tmp_path / "empty").mkdir()
+    export_run(run.path, tmp_path / "empty", "caffe")
+    assert (tmp_path / "empty/weights.caffemodel").exists()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_that_is_there_is_replaced_only_when_asked(
+    small_run: Run, tmp_path: Path, link: bool
+) -> None:
+    out = tmp_path / "net.onnx"
+    if link:
+        out.symlink_to("gone")
+    else:
+        out.write_text("mine")
+    with pytest.raises(UsageError, match=r"net\.onnx exists already: add --force"):
+        export_run(small_run.path, out)
+    assert out.is_symlink() if link else out.read_text() == "mine"
+    assert main(["export", str(small_run.path), str(out), "--force"]) == 0
+    assert len(onnx.load(out).graph.node) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_lies_under_the_names_of_unfinished_files_stays(
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    foreign = [tmp_path / "net.safetensors.partial", tmp_path / "net.tmp"]
+    for path in foreign:
+        if kind == "file":
+            path.write_text("mine")
+        else:
+            path.mkdir()
+            (path / "mine").touch()
+    export_run(small_run.path, tmp_path / "net.safetensors")
+    monkeypatch.setattr(formats, "save_file", lambda *_, **__: None)  # writes nothing
+    with pytest.raises((CheckpointError, StorageError)):
+        export_run(small_run.path, tmp_path / "net.safetensors", overwrite=True)
+    for path in foreign:
+        assert path.read_text() == "mine" if kind == "file" else (path / "mine").exists()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+# The ending says the format.
+
+
+# torch 2.11 warns so of what its own loader does.
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+@pytest.mark.parametrize(
+    ("name", "given", "kind"),
+    [
+        ("net.onnx", None, "onnx"),
+        ("net.ONNX", "onnx", "onnx"),
+        ("net.pt2", None, "torch-export"),
+        ("net.safetensors", None, "safetensors"),
+        ("net", None, "onnx"),
+        ("net-1.0", "safetensors", "safetensors"),
+        ("net", "torch-export", "torch-export"),
+    ],
+)
+def test_the_ending_says_the_format(
+    small_run: Run, tmp_path: Path, name: str, given: str | None, kind: str
+) -> None:
+    report = export_run(small_run.path, tmp_path / name, given)
+    assert report.format == kind
+    start = (tmp_path / name).read_bytes()[:9]
+    expected = {"torch-export": start[:2] == b"PK", "safetensors": start[8:] == b"{"}
+    assert expected.get(kind, start[:1] == b"\x08")  # the field ir_version of a ModelProto
+
+
+@pytest.mark.parametrize("name", ["x.h5", "keep.png", "x.pt", "x.caffemodel", "x.tflite"])
+@pytest.mark.parametrize("given", [None, "onnx", "caffe"])
+def test_other_endings_are_refused(
+    small_run: Run, tmp_path: Path, name: str, given: str | None
+) -> None:
+    (tmp_path / name).write_text("mine")
+    says = rf"{name}: no format has the ending \.\w+; \.onnx is ONNX, \.pt2 torch-export"
+    with pytest.raises(UsageError, match=says):
+        export_run(small_run.path, tmp_path / name, given, overwrite=True)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_ending_of_another_format_than_the_one_named(small_run: Run, tmp_path: Path) -> None:
+    for name, given in (("x.pt2", "onnx"), ("x.onnx", "safetensors"), ("x.onnx", "caffe")):
+        with pytest.raises(UsageError, match=f"ending of .*, but --format says {given}"):
+            export_run(small_run.path, tmp_path / name, given)
+    assert not list(tmp_path.iterdir())
+
+
+# torch 2.11 warns so of what its own loader does.
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt2", "net.safetensors", "caffe"])
+def test_the_umask_gives_the_modes_of_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, umask: int
+) -> None:
+    use_small(monkeypatch, "caffenet")
+    run = write_run(tmp_path / "run", lively("caffenet"), "caffenet")
+    out = tmp_path / name
+    before = os.umask(umask)
+    try:
+        export_run(run.path, out, "caffe" if name == "caffe" else None)
+        import_weights(out, tmp_path / "back")
+    finally:
+        os.umask(before)
+    made = [out, tmp_path / "back"]
+    made += [inside for folder in made if folder.is_dir() for inside in folder.rglob("*")]
+    for path in made:
+        expected = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert oct(path.stat().st_mode & 0o777) == oct(expected), path
 
 
 # The command.
@@ -420,7 +531,9 @@ def test_the_command_prints_difference_and_errors(
     rows = [line.split() for line in out.splitlines() if "%" in line]
     assert [row[0] for row in rows] == ["run", "file"]
     assert rows[0][1:] == rows[1][1:]
-    assert main([*words, "--json"]) == 0
+    assert main([*words, "--json"]) == 2
+    assert "net.onnx exists already: add --force to replace it" in capsys.readouterr().err
+    assert main([*words, "--json", "--force"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["comparison"]["errors"]["run_top5_error"] == 0
     assert main(["export", str(tiny_run), f"{tmp_path}/caffe", "--format", "caffe"]) == 2

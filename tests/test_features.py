@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from convert_makers import lively, pixels, write_run
+from convert_makers import OneWeirdTrick, lively, pixels, write_run
 from PIL import Image
 from torch import nn
 
@@ -20,6 +20,8 @@ from alexnet.analysis.features import Tapped, extract_features, layer_shapes, ta
 from alexnet.cli import main
 from alexnet.dataset import Dataset
 from alexnet.errors import DataError, UsageError
+from alexnet.images.decode import square_pixels
+from alexnet.networks import NAMES
 from alexnet.storage.run import Run
 from alexnet.transforms import take_view, views
 
@@ -201,14 +203,29 @@ def test_bad_files_are_left_out(
     (folder / "a.png").write_bytes((photos / "00.png").read_bytes())
     (folder / "b.png").write_text("no image")
     (folder / "c.png").write_bytes((photos / "02.png").read_bytes())
+    (folder / "d.png").symlink_to("gone.png")
     out = str(tmp_path / "x.npy")
     words = ["features", str(folder), out, "--run", str(run.path), "--layer", "fc8"]
     assert main([*words, "--device", "cpu"]) == 3
     shown = capsys.readouterr()
     assert "2 images\nfc8: 2 x 6\n" in shown.out
     assert "b.png: not a JPEG" in shown.err
+    assert "d.png: a link to gone.png, which does not exist" in " ".join(shown.err.split())
     assert [Path(name).name for name in names_in(tmp_path / "x-images.txt")] == ["a.png", "c.png"]
     assert np.load(out).shape == (2, 6)
+
+
+def test_a_tilde_is_the_home_folder(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell leaves it in quotes, and Python does not know it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").symlink_to(photos)
+    write_features("~/photos", "~/x.npy", Tapped(run, ["fc8"], device="cpu"))
+    assert len(np.load(tmp_path / "x.npy")) == 40
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match=str(tmp_path / "data")):
+        Dataset("~/data")
 
 
 def test_nothing_is_written_where_there_is_nothing(run: Run, tmp_path: Path) -> None:
@@ -264,6 +281,93 @@ def test_features_as_json(
     words = ["features", str(photos), f"{tmp_path}/x.npy", "--run", str(run.path), "--json"]
     assert main([*words, "--layer", "fc8"]) == 0
     assert json.loads(capsys.readouterr().out)["layers"] == {"fc8": [40, 6]}
+
+
+# Other sizes.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_before_the_first_linear_one_take_any_size(name: str) -> None:
+    """Run the rows one by one, without the first one, which checks the size."""
+    torch.manual_seed(0)
+    model = alexnet.create_model(name, 5).eval()
+    last = "relu2" if name.startswith("cifar10") else "pool5"
+    inputs = torch.randn(2, 3, 150, 91) * 60
+    expected = {}
+    with torch.no_grad():
+        x = inputs
+        for row_name, row in list(model.named_children())[1:]:
+            x = row(x)
+            expected[row_name] = x
+            if row_name == last:
+                break
+        found = taps(model, inputs, ["input", "conv1", last])
+    assert torch.equal(found["input"], inputs)
+    assert torch.equal(found["conv1"], expected["conv1"])
+    assert torch.equal(found[last], expected[last])
+    assert layer_shapes(model)[last] != tuple(found[last].shape[1:])
+
+
+def test_features_of_another_size_are_torchvisions() -> None:
+    torch.manual_seed(0)
+    theirs = OneWeirdTrick((64, 192, 384, 256, 256), 8, 5).features.eval()
+    ours = alexnet.create_model("one_weird_trick", 5).eval()
+    for index, number in zip((0, 3, 6, 8, 10), range(1, 6), strict=True):
+        ours.get_submodule(f"conv{number}").load_state_dict(theirs[index].state_dict())
+    images = torch.randn(2, 3, 96, 128)
+    with torch.no_grad():
+        expected = theirs(images).numpy()
+    found = extract_features(ours, images, "pool5")["pool5"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", ["flatten", "fc6", "fc8"])
+def test_layers_after_it_need_the_size(run: Run, photos: Path, layer: str) -> None:
+    with pytest.raises(UsageError, match=r"takes images of shape \(N, 3, 56, 56\)"):
+        extract_features(run.load_model(), torch.zeros(1, 3, 64, 64), ["conv1", layer])
+    with pytest.raises(UsageError, match="flatten needs that size, layers before it take any"):
+        extract_features(run, pixels(2, 80), ["conv1", layer], device="cpu")
+    with pytest.raises(UsageError, match="flatten needs images of 56 x 56; only layers before it"):
+        extract_features(run, photos, layer, size=80, device="cpu")
+
+
+def test_images_of_another_size_are_used_whole(run: Run, photos: Path) -> None:
+    """Their mean colour is that of the run, as the mean image has no other size."""
+    model, mean = run.load_model(), run.preprocessing.mean.mean((1, 2))
+    wide = np.ascontiguousarray(pixels(3, 90)[:, :70])
+    inputs = torch.from_numpy(wide).permute(0, 3, 1, 2).float() - mean[:, None, None]
+    with torch.no_grad():
+        expected = taps(model, inputs, ["relu5"])["relu5"].numpy()
+    found = extract_features(run, wide, "relu5", device="cpu")["relu5"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+    scaled = [square_pixels(image, 100) for image in pixels(40, 64)]
+    of_pixels = extract_features(run, np.stack(scaled), "relu5", device="cpu")["relu5"]
+    of_files = extract_features(run, photos, "relu5", size=100, device="cpu")["relu5"]
+    np.testing.assert_array_equal(of_files, of_pixels)
+
+
+def test_images_as_large_as_the_input_lose_the_mean_image(run: Run) -> None:
+    crop = run.preprocessing.crop
+    inputs = torch.from_numpy(pixels(2, crop)).permute(0, 3, 1, 2).float() - run.preprocessing.mean
+    with torch.no_grad():
+        expected = taps(run.load_model(), inputs, ["conv5"])["conv5"].numpy()
+    found = extract_features(run, pixels(2, crop), "conv5", size=crop, device="cpu")["conv5"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_command_takes_a_size(
+    run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["features", str(photos), f"{tmp_path}/x.npy", "--run", str(run.path)]
+    words += ["--device", "cpu"]
+    assert main([*words, "--layer", "relu5", "--size", "100"]) == 0
+    expected = extract_features(run, photos, "relu5", size=100, device="cpu")["relu5"]
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
+    assert f"relu5: {' x '.join(map(str, expected.shape))}" in capsys.readouterr().out
+    for size in ("4", "0", "-1"):
+        assert main([*words, "--layer", "relu5", "--size", size]) == 2
+        assert f"images of {size} x {size} are too small" in capsys.readouterr().err
 
 
 # The examples.

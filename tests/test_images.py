@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from data_makers import Pixels, encode, photo, picture, png_chunk
-from PIL import Image
+from PIL import Image, ImageOps
 
+from alexnet.images import Orientation
 from alexnet.images import decode as images
 from alexnet.images.decode import ImageError, decode_jpeg, encode_jpeg, load_square, square_pixels
 from alexnet.images.jpeg_header import size_from_header
+from alexnet.images.jpeg_scans import find_segments, has_all_scans
 from alexnet.images.resize import bicubic
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -299,6 +301,105 @@ def test_sixteen_bit_png_keeps_the_high_byte(color_type: int, channels: int) -> 
     np.testing.assert_array_equal(load_square(raw_png(color_type, 16, rows, 8), 8), expected)
 
 
+def sixteen_bits(values: Any, color_type: int, bits: int | None = None) -> bytes:
+    """Write (H, W, channels) 16-bit values as PNG, with `bits` in sBIT."""
+    data = raw_png(color_type, 16, [row.astype(">u2").tobytes() for row in values], values.shape[1])
+    body = bytes([bits] * values.shape[2]) if bits else b""
+    return data[:33] + png_chunk(b"sBIT", body) + data[33:] if bits else data
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("color_type", [0, 2, 4, 6])
+def test_sixteen_bit_png_is_scaled_by_the_bits_that_its_values_need(
+    color_type: int, bits: int
+) -> None:
+    """Cameras and microscopes fill 8 to 14 bits; the alpha channel does not count."""
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[color_type]
+    values = np.random.default_rng(bits).integers(0, 2**bits, (9, 7, channels), np.uint16)
+    values[4, 3, 0] = 2**bits - 1
+    if color_type in (4, 6):
+        values[..., -1] = 65535
+    colors = values[..., : 1 if color_type in (0, 4) else 3]
+    expected = np.broadcast_to(colors.astype(float) * 256 // 2**bits, (9, 7, 3))[1:8]
+    np.testing.assert_array_equal(load_square(sixteen_bits(values, color_type), 7), expected)
+
+
+@pytest.mark.parametrize(
+    ("bits", "largest", "scaled_by", "why"),
+    [
+        (12, 1000, 12, "the file says 12 though 10 would hold the values"),
+        (10, 200, 10, "the same"),
+        (12, 65520, 16, "scaled to 16 bits, as the standard asks"),
+        (12, 1008, 16, "scaled, and dark: the low four bits are 0"),
+        (16, 255, 8, "16 says no more than the depth"),
+        (4, 15, 8, "fewer than 8 bits are not spread out"),
+    ],
+)
+def test_the_bits_that_the_file_names_count(
+    bits: int, largest: int, scaled_by: int, why: str
+) -> None:
+    step = 16 if largest % 16 == 0 else 1
+    values = (np.arange(64).reshape(8, 8, 1) * 7 % (largest // step + 1) * step).astype(np.uint16)
+    values[0, 0] = largest
+    expected = np.broadcast_to(values >> (scaled_by - 8), (8, 8, 3))
+    np.testing.assert_array_equal(load_square(sixteen_bits(values, 0, bits), 8), expected, why)
+
+
+def interlaced_png(values: Any, depth: int) -> bytes:
+    """Write (H, W) grey values as an interlaced PNG: the seven passes of the PNG standard."""
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+              (1, 0, 2, 1)]  # fmt: skip
+    kind = ">u2" if depth == 16 else "u1"
+    parts = [values[y::dy, x::dx] for y, x, dy, dx in passes]
+    rows = [b"\0" + row.astype(kind).tobytes() for part in parts if part.size for row in part]
+    height, width = values.shape
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 1)
+    body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"".join(rows)))
+    return SIGNATURE + body + END
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (8, 8), (13, 9)])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_interlaced_png_is_whole(depth: int, height: int, width: int) -> None:
+    values = np.random.default_rng(height).integers(1, 256, (height, width))
+    values[-1] = 0  # as rows that are missing
+    data, size = interlaced_png(values, depth), min(height, width)
+    expected = square_pixels(np.stack([values] * 3, 2).astype(np.uint8), size)
+    np.testing.assert_array_equal(load_square(data, size), expected)
+
+
+@pytest.mark.parametrize("is_interlaced", [False, True])
+def test_a_png_whose_pixels_end_early_is_refused(is_interlaced: bool) -> None:
+    """Its data unpack without an error, to too few rows; Pillow leaves the others black."""
+    values = np.random.default_rng(0).integers(1, 256, (200, 260)).astype(np.uint8)
+    rows = [row.tobytes() for row in values]
+    data = interlaced_png(values, 8) if is_interlaced else raw_png(0, 8, rows, 260)
+    assert load_square(data, 200).all()
+    body = zlib.decompress(data[41:-16])  # without the parts of the chunks around it
+    for count in (1, 2, 50, 99):  # of the last rows of 1 + 260 bytes
+        part = png_chunk(b"IDAT", zlib.compress(body[: -261 * count]))
+        with pytest.raises(ImageError, match="the lower part of the image is missing"):
+            load_square(data[:33] + part + END, 200)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(("height", "width"), [(90, 120), (400, 300)])
+def test_a_turned_jpeg_has_the_pixels_that_pillow_turns(
+    height: int, width: int, mode: str, many: bool
+) -> None:
+    image = Image.fromarray(picture(3, height, width)).convert(mode)
+    for orientation in range(10):  # 0 and 9 are no orientations
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(image, exif=exif)
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.draft(None, (128, 128))
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+        found = load_square(data, 64, orientation="turn", many=many)
+        np.testing.assert_array_equal(found, images.square(upright, 64))
+
+
 @pytest.mark.fault(45)
 def test_orientation_is_ignored_unless_asked_for() -> None:
     """Compare all eight orientations with the turns in the EXIF standard."""
@@ -320,7 +421,7 @@ def test_orientation_is_ignored_unless_asked_for() -> None:
         data = encode(pixels, "PNG", exif=exif)
         np.testing.assert_array_equal(load_square(data, 16), plain)
         expected = load_square(encode(np.ascontiguousarray(seen), "PNG"), 16)
-        np.testing.assert_array_equal(load_square(data, 16, orient=True), expected)
+        np.testing.assert_array_equal(load_square(data, 16, orientation="turn"), expected)
 
 
 def jpeg_with_segment(marker: int, body: bytes) -> bytes:
@@ -342,12 +443,14 @@ EXTRAS = {
 
 
 @pytest.mark.fault(46)
-@pytest.mark.parametrize("orient", [False, True])
+@pytest.mark.parametrize("orientation", ["ignore", "turn"])
 @pytest.mark.parametrize("name", EXTRAS)
-def test_broken_extras_do_no_harm_and_are_not_warned_of(name: str, orient: bool) -> None:
+def test_broken_extras_do_no_harm_and_are_not_warned_of(
+    name: str, orientation: Orientation
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = load_square(EXTRAS[name], 16, orient=orient)
+        found = load_square(EXTRAS[name], 16, orientation=orientation)
     np.testing.assert_array_equal(found, load_square(photo(11), 16))
 
 
@@ -377,7 +480,7 @@ BAD = {
     "JPEG of three bytes": (JPEG[:3], "not a JPEG"),
     "JPEG cut in half": (JPEG[: len(JPEG) // 2], "damaged"),
     "JPEG without its last ten bytes": (JPEG[:-10], "damaged"),
-    "JPEG cut, with an end marker": (JPEG[: len(JPEG) // 2] + b"\xff\xd9", "lower part"),
+    "JPEG cut, with an end marker": (JPEG[: len(JPEG) // 2] + b"\xff\xd9", "data is missing"),
     "PNG cut": (PNG[: len(PNG) // 2], "damaged"),
     "PNG with a flipped bit": (PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], "damaged"),
     "GIF cut": (encode(RGB, "GIF")[:-50], "damaged"),
@@ -411,6 +514,79 @@ def test_images_that_are_grey_below_are_not_taken_for_cut_ones(
     pixels[40:] = 128
     data = encode(Image.fromarray(pixels).convert(mode), **options)
     np.testing.assert_array_equal(same_size(data), decoded(data))
+
+
+JPEG_KINDS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_rows": 1},
+    "progressive with restart markers": {"progressive": True, "restart_marker_rows": 1},
+}
+
+
+def noisy(seed: int, height: int = 64, width: int = 80) -> Pixels:
+    noise = np.random.default_rng(seed).normal(0, 8, (height, width, 3))
+    return (picture(seed, height, width) + noise).clip(0, 255).astype(np.uint8)
+
+
+def accepted_cuts(kind: str, mode: str) -> tuple[int, int]:
+    """Cut a JPEG at every seventh byte and end it properly; return the accepted and all cuts."""
+    data = encode(Image.fromarray(noisy(3)).convert(mode), quality=85, **JPEG_KINDS[kind])
+    assert load_square(data, 16).shape == (16, 16, 3)
+    cuts = range(data.index(b"\xff\xda") + 20, len(data) - 20, 7)
+    accepted = [cut for cut in cuts if not verdict(data[:cut] + b"\xff\xd9", many=False)[0]]
+    return len(accepted), len(cuts)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_what_the_decoder_warns_of_is_refused(kind: str, mode: str) -> None:
+    pytest.importorskip("simplejpeg")
+    assert accepted_cuts(kind, mode)[0] == 0
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_without_its_warnings_missing_data_are_noticed(
+    kind: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut that takes only some bits of the last block may stay unnoticed."""
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    accepted, cuts = accepted_cuts(kind, mode)
+    assert accepted <= 0.02 * cuts
+
+
+@pytest.mark.parametrize("with_simplejpeg", [True, False])
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_refused(
+    with_simplejpeg: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No decoder warns of it: the image only lacks detail."""
+    if not with_simplejpeg:
+        monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    data = encode(noisy(4), progressive=True)
+    scans = [offset for marker, offset, _ in find_segments(data) if marker == 0xDA]
+    assert len(scans) == data.count(b"\xff\xda") == 10
+    assert has_all_scans(data)
+    for offset in scans[1:]:
+        for many in (False, True):
+            said, _ = verdict(data[:offset] + b"\xff\xd9", many=many)
+            assert said == "damaged: part of the image's data is missing or wrong"
+
+
+@pytest.mark.parametrize("with_simplejpeg", [True, False])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_whole_jpeg_may_have_more_data_than_it_needs(
+    progressive: bool, with_simplejpeg: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such files are common in Dogs vs. Cats, and phones append data of their own."""
+    if not with_simplejpeg:
+        monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    data = encode(noisy(5), progressive=progressive)
+    extra = bytes(np.random.default_rng(0).integers(0, 255, 228, np.uint8))
+    for longer in (data[:-2] + extra + data[-2:], data + extra, data + photo(3)):
+        np.testing.assert_array_equal(load_square(longer, 32), load_square(data, 32))
+    with pytest.raises(ImageError, match="data is missing"):  # the whole one is another image
+        load_square(data[: len(data) // 2] + b"\xff\xd9" + photo(3), 32)
 
 
 @pytest.mark.parametrize(

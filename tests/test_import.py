@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from torch import nn
 
 from alexnet.cli import main
 from alexnet.convert import download, export_run, import_weights
+from alexnet.convert.caffe import write_caffe
 from alexnet.convert.read import read_weights
 from alexnet.errors import CheckpointError, StorageError, UsageError
 from alexnet.evaluate import evaluate_run, log_probabilities
@@ -87,6 +89,7 @@ def bgr_network(model: nn.Sequential) -> nn.Sequential:
 # Each format against the network that it was written from.
 
 
+@pytest.mark.slow
 def test_the_full_network_of_torchvision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = OneWeirdTrick((64, 192, 384, 256, 256), 4096, CLASSES).eval()
@@ -102,6 +105,10 @@ def test_the_full_network_of_torchvision(tmp_path: Path) -> None:
     np.testing.assert_allclose(report.mean, [123.675, 116.28, 103.53], rtol=1e-6)
 
 
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": x for name, x in state.items()}
+
+
 SAVED: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
     "zip": torch.save,
     "legacy": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
@@ -111,6 +118,33 @@ SAVED: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
     "parallel": lambda state, path: torch.save(
         {name.replace("features.", "features.module."): x for name, x in state.items()}, path
     ),
+    "compiled": lambda state, path: torch.save(prefixed("_orig_mod.", state), path),
+    "compiled, parallel": lambda state, path: torch.save(
+        {"model_state_dict": prefixed("module._orig_mod.", state)}, path
+    ),
+    "Lightning": lambda state, path: torch.save(
+        {
+            "state_dict": prefixed("model.", state),
+            "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}],
+            "callbacks": {"EMA": {"best_model_score": torch.tensor(0.5)}},
+        },
+        path,
+    ),
+    "net": lambda state, path: torch.save({"net": state, "acc": 91.5, "epoch": 3}, path),
+    "moving average": lambda state, path: torch.save(
+        {"ema": {"n_averaged": torch.tensor(4), **prefixed("module.", state)}}, path
+    ),
+    "nested": lambda state, path: torch.save(
+        {"checkpoint": {"last": prefixed("net.backbone.", state), "step": torch.tensor(3)}}, path
+    ),
+    "named optimizer": lambda state, path: torch.save(
+        {
+            "model": state,
+            "optimizer": {"state": {"features.0.weight": {"exp_avg": state["classifier.6.bias"]}}},
+        },
+        path,
+    ),
+    "compiled safetensors": lambda state, path: save_file(prefixed("_orig_mod.", state), path),
     "half": lambda state, path: torch.save({name: x.half() for name, x in state.items()}, path),
     "safetensors": save_file,
 }
@@ -130,6 +164,143 @@ def test_ways_to_save_a_state_dict(
     images = pixels(3, 256)
     expected = log_softmax(theirs(torchvision_input(images)))
     assert relative_error(answers(tmp_path / "run", images), expected) < TOLERANCE
+
+
+def two_networks(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {"state_dict": {**prefixed("model.", state), **prefixed("teacher.", state)}}
+
+
+UNCLEAR: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "two containers": (
+        lambda state: {"state_dict": state, "ema": {"shadow": dict(state)}, "epoch": 1},
+        r"2 sets of weights: state_dict \(16 tensors: features\.0\.weight 8x3x11.*ema\.shadow \(",
+    ),
+    "two networks": (two_networks, r"under 2 prefixes: model\. \(16 .*8x3x11x11.*teacher\. \(16"),
+    "a name twice": (
+        lambda state: {**state, **prefixed("_orig_mod.", state)},
+        r"holds features\.0\.weight twice, with and without a prefix",
+    ),
+    "no weights": (
+        lambda _: {"epoch": 3, "lr": 0.1, "args": {"seed": 1}},
+        r"no weights by name, only epoch \(int\), lr \(float\), args \(dict\)",
+    ),
+    "other names": (
+        lambda state: {name.replace("features", "stem"): x for name, x in state.items()},
+        r"add --model NAME; it holds 16 tensors: stem\.0\.weight 8x3x11x11, .*r\.6\.bias 6$",
+    ),
+}
+
+
+@pytest.mark.fault(14)
+@pytest.mark.parametrize("how", UNCLEAR)
+def test_a_checkpoint_that_does_not_say_which_weights_lists_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    use_small(monkeypatch, "one_weird_trick")
+    make, says = UNCLEAR[how]
+    torch.save(make(small_torchvision().state_dict()), tmp_path / "file")
+    with pytest.raises((CheckpointError, UsageError), match=says) as caught:
+        import_weights(tmp_path / "file", tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_beside_the_network_are_listed_not_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small(monkeypatch, "one_weird_trick")
+    state = prefixed("model.", small_torchvision().state_dict())
+    torch.save({**state, "normalize.mean": torch.ones(3)}, tmp_path / "file")
+    with pytest.raises(CheckpointError, match=r": normalize\.mean \(3 in the file, missing in"):
+        import_weights(tmp_path / "file", tmp_path / "run", model="one_weird_trick")
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (np.float64(91.5), r"numpy\.\S+\.scalar \(of a NumPy number or array\)"),
+        (np.zeros(2), r"numpy\.\S+_reconstruct \(of a NumPy number or array\)"),
+        (nn.Linear(2, 2), r"torch\.nn\.modules\.linear\.Linear"),
+        (Path("data"), r"pathlib\.\w+"),
+    ],
+)
+def test_an_object_beside_the_weights_is_named(
+    tmp_path: Path, value: object, names: str, new: bool
+) -> None:
+    content = {"state_dict": lively("alexnet_small").state_dict(), "best": value}
+    torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=new)
+    says = rf"it needs {names}, but only tensors, .* torch\.save\(model\.state_dict\(\), FILE\)$"
+    with pytest.raises(CheckpointError, match=says):
+        import_weights(tmp_path / "bad.pth", tmp_path / "run", model="alexnet_small")
+
+
+# One output, and sigmoids.
+
+
+def one_output(tmp_path: Path) -> tuple[nn.Sequential, dict[str, Any]]:
+    model = lively("alexnet_small", 1)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "classes.json").write_text('["ham", "spam"]')
+    return model, {"model": "alexnet_small", "mean": "120,110,100", "size": 64}
+
+
+def test_one_output_becomes_two_classes_of_the_same_probabilities(tmp_path: Path) -> None:
+    model, options = one_output(tmp_path)
+    with torch.no_grad():
+        model[-1].get_parameter("weight").mul_(0.1)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    report = import_weights(
+        tmp_path / "weights.pt", tmp_path / "run", classes=tmp_path / "classes.json", **options
+    )
+    images = pixels(5, 64)
+    mean = np.array([120, 110, 100])[:, None, None]
+    logit = model.double()(torch.from_numpy(centre(images, 56) - mean)).detach()
+    expected = torch.cat([1 - torch.sigmoid(logit), torch.sigmoid(logit)], 1)
+    found = answers(tmp_path / "run", images).exp()
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-3)
+    assert 0.01 < expected[:, 1].min() < 0.99  # not all are sure
+    assert (report.classes, Run.open(tmp_path / "run").classes) == (2, ["ham", "spam"])
+
+
+def test_one_output_without_names_is_refused(tmp_path: Path) -> None:
+    _, options = one_output(tmp_path)
+    with pytest.raises(UsageError, match=r"has one output: if its sigmoid .* add --classes FILE"):
+        import_weights(tmp_path / "weights.pt", tmp_path / "run", **options)
+    (tmp_path / "one.txt").write_text("spam\n")
+    with pytest.raises(UsageError, match="names 1 classes, the network has 2"):
+        import_weights(
+            tmp_path / "weights.pt", tmp_path / "run", classes=tmp_path / "one.txt", **options
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("kind", ["Sigmoid", "SigmoidCrossEntropyLoss"])
+def test_a_caffe_network_with_sigmoids_has_no_single_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, version: int
+) -> None:
+    use_small(monkeypatch, "caffenet")
+    net = CAFFE["NetParameter"].FromString(caffemodel(lively("caffenet"), version=version))
+    layer = net.layer.add() if version == 2 else net.layers.add()
+    number = {"Sigmoid": 19, "SigmoidCrossEntropyLoss": 27}[kind]
+    layer.name, layer.type = "probabilities", kind if version == 2 else number
+    (tmp_path / "net").write_bytes(net.SerializeToString())
+    with pytest.raises(CheckpointError, match="takes a sigmoid of each of its 6 outputs"):
+        import_weights(tmp_path / "net", tmp_path / "run")
+
+
+@pytest.mark.parametrize("classes", [1, CLASSES])
+def test_an_onnx_network_with_sigmoids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int
+) -> None:
+    use_small(monkeypatch, "caffe_alexnet")
+    proto = zoo_onnx(lively("caffe_alexnet", classes), transposed=True, packed=False)
+    proto.graph.node.append(helper.make_node("Sigmoid", ["fc8_1"], ["p"]))
+    onnx.save(proto, tmp_path / "net.onnx")
+    says = "has one output" if classes == 1 else "takes a sigmoid of each of its 6 outputs"
+    with pytest.raises((CheckpointError, UsageError), match=says):
+        import_weights(tmp_path / "net.onnx", tmp_path / "run")
 
 
 @pytest.mark.parametrize("length", [0x180, ord("P") | ord("K") << 8, 0x108])
@@ -290,12 +461,19 @@ def test_there_and_back(tmp_path: Path, name: str, ablate: dict[str, str], kind:
 
 @pytest.mark.fault(62)
 def test_there_and_back_by_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of before the card, which the same options as for any Caffe network complete."""
     use_small(monkeypatch, "caffenet")
     run = write_run(tmp_path / "run", lively("caffenet"), "caffenet")
     export_run(run.path, tmp_path / "caffe", "caffe")
     folder = tmp_path / "caffe"
+    write_caffe(
+        "caffenet", run.load_model(), run.preprocessing.mean_image.permute(1, 2, 0).numpy(), folder
+    )
+    for path in (folder, folder / "weights.caffemodel"):
+        with pytest.raises(UsageError, match=f"add --mean {folder}/mean.binaryproto"):
+            import_weights(path, tmp_path / "back")
     import_weights(
-        folder / "weights.caffemodel",
+        folder,
         tmp_path / "back",
         mean=folder / "mean.binaryproto",
         classes=folder / "classes.json",
@@ -307,6 +485,91 @@ def test_there_and_back_by_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert torch.equal(ours, theirs)
     assert torch.equal(run.preprocessing.mean_image, back.preprocessing.mean_image)
     assert (run.classes, run.titles) == (back.classes, back.titles)
+
+
+ROUND_TRIPS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "onnx": ("net.onnx", "net.onnx", {}),
+    "onnx with preprocessing": ("net.onnx", "net.onnx", {"with_preprocessing": True}),
+    "torch-export": ("net.pt2", "net.pt2", {}),
+    "safetensors": ("net.safetensors", "net.safetensors", {}),
+    "caffe, folder": ("caffe", "caffe", {"format": "caffe"}),
+    "caffe, file": ("caffe", "caffe/weights.caffemodel", {"format": "caffe"}),
+}
+
+
+@pytest.mark.fault(62)
+# torch 2.11 warns so of what its own loader does.
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+@pytest.mark.parametrize("how", ROUND_TRIPS)
+def test_every_format_gives_the_same_answers_when_it_is_imported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    use_small(monkeypatch, "caffenet")
+    made = write_run(tmp_path / "made", lively("caffenet"), "caffenet")
+    unusual = replace(made.preprocessing, resize="warp", orientation="ignore")
+    note = {"data": {"path": "made", "fingerprint": ""}}
+    run = Run.write(made.path, made.settings, made.classes, made.titles, unusual, note)
+    written, read, options = ROUND_TRIPS[how]
+    export_run(run.path, tmp_path / written, **options)
+    report = import_weights(tmp_path / read, tmp_path / "back")
+    back = Run.open(tmp_path / "back")
+    turned = Image.Exif()
+    turned[0x112] = 6
+    Image.fromarray(pixels(1, 400)[0][:, :150]).save(tmp_path / "tall.jpg", exif=turned)
+    ours, theirs = (
+        predict_images(tmp_path / "tall.jpg", each.path, device="cpu", top=CLASSES)[0].predictions
+        for each in (run, back)
+    )
+    assert ours == theirs
+    assert torch.equal(run.preprocessing.mean_image, back.preprocessing.mean_image)
+    assert preprocessing_as_json(run.preprocessing) == preprocessing_as_json(back.preprocessing)
+    assert (run.classes, run.titles) == (back.classes, back.titles)
+    assert (report.preprocessing, report.resize) == ("its own", "warp")
+
+
+def test_another_mean_leaves_the_rest_of_the_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small(monkeypatch, "caffenet")
+    made = write_run(tmp_path / "made", lively("caffenet"), "caffenet")
+    warped = replace(made.preprocessing, resize="warp")
+    note = {"data": {"path": "made", "fingerprint": ""}}
+    Run.write(made.path, made.settings, made.classes, made.titles, warped, note)
+    for name, kind in (("caffe", "caffe"), ("net.safetensors", None)):
+        export_run(made.path, tmp_path / name, kind)
+        import_weights(tmp_path / name, tmp_path / f"{name}-run", mean="1,2,3")
+        back = Run.open(tmp_path / f"{name}-run")
+        assert back.preprocessing.mean_image.mean((1, 2)).tolist() == [1, 2, 3]
+        assert preprocessing_as_json(back.preprocessing) == preprocessing_as_json(warped)
+        for ours, theirs in zip(
+            made.load_model().parameters(), back.load_model().parameters(), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+
+
+def test_parts_of_runs_and_8_bit_files_name_the_whole(
+    tmp_path: Path, tiny_run: Path, tiny_data: Path
+) -> None:
+    (checkpoint, *_) = (tiny_run / "checkpoints").iterdir()
+    for path, says in (
+        (checkpoint, "is a checkpoint of a run: use the run directory"),
+        (tiny_run, "is a run directory: other commands take it without an import"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            import_weights(path, tmp_path / "back")
+    export_run(tiny_run, tmp_path / "small.onnx", int8=True, check=tiny_data)
+    with pytest.raises(CheckpointError, match="have 8 bits: import the file exported without --in"):
+        import_weights(tmp_path / "small.onnx", tmp_path / "back")
+
+
+@pytest.mark.parametrize("what", ["file", "classes", "mean"])
+def test_an_address_is_named_as_it_was_given(tmp_path: Path, tiny_run: Path, what: str) -> None:
+    torch.save(lively("alexnet_small").state_dict(), tmp_path / "weights.pt")
+    address = "https://example.com/net.pth"
+    given: dict[str, Any] = {"file": tmp_path / "weights.pt", "model": "alexnet_small"}
+    for form in (address, Path(address)):
+        with pytest.raises(UsageError, match=f"^{address} is an address: download the file first"):
+            import_weights(**{**given, what: form}, out=tmp_path / "run")
 
 
 # What the run then does.
@@ -453,6 +716,10 @@ def test_what_the_user_says_goes_first(tmp_path: Path) -> None:
         ("\ufeffn00000001 a, b\r\nn00000002 c\r\n", ["n00000001", "n00000002"], ["a, b", "c"]),
         ('["a", "b"]', ["a", "b"], ["a", "b"]),
         ('{"0": ["n1", "a"], "1": ["n2", "b"]}', ["n1", "n2"], ["a", "b"]),
+        ('{"1": "b", "0": "a"}', ["a", "b"], ["a", "b"]),
+        ('{"b": 1, "a": 0}', ["a", "b"], ["a", "b"]),
+        ('{"10": 0, "9": 1}', ["10", "9"], ["10", "9"]),
+        ('[["n1", "a"], ["n2", "b"]]', ["n1", "n2"], ["a", "b"]),
     ],
 )
 def test_files_of_classes(tmp_path: Path, text: str, classes: list[str], titles: list[str]) -> None:
@@ -477,7 +744,12 @@ def test_files_of_classes(tmp_path: Path, text: str, classes: list[str], titles:
         ("a\n" * 6, "names two classes a"),
         ("[1, 2", "cannot read the classes"),
         ("[1, 2]", "cannot read the classes"),
-        ('{"a": "b"}', "cannot read the classes"),
+        ('{"a": "b"}', "neither numbers with names, nor names with numbers"),
+        ('{"a": 0, "1": "b"}', "neither numbers with names, nor names with numbers"),
+        ('{"1": "a", "2": "b", "3": "c"}', r"numbers are 1, 2, 3, \.\.\., 3; .* are 0 to 2, each"),
+        ('{"a": 0, "b": 0}', r"numbers are 0, 0, \.\.\., 0; those of the network's outputs"),
+        ('{"0": {"name": "a"}}', "is not a name, nor a list of key and name"),
+        ('[["a"]]', "is not a name, nor a list of key and name"),
         (None, "cannot read the classes"),
     ],
 )
@@ -633,6 +905,12 @@ def compressed(path: Path) -> None:
         archive.writestr("archive/data.pkl", bytes(10**7))
 
 
+def zipped(path: Path, names: list[str]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+
+
 def lying(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"x" * 100)
@@ -650,6 +928,8 @@ BAD_FILES: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
     "zip": (b"PK\x03\x04" + bytes(100), "cannot be read"),
     "compressed": (compressed, "is a compressed archive"),
     "lying": (lying, "claims to hold more than its own size"),
+    "script": (partial(zipped, names=["a/data.pkl", "a/constants.pkl"]), "of TorchScript: save"),
+    "npz": (partial(zipped, names=["a.npy", "b.npy"]), r"NumPy's arrays \(\.npz\)"),
     "list": (lambda path: torch.save([1, 2], path), "holds a list, not weights by name"),
     "number": (lambda path: torch.save(3.0, path), "holds a float, not weights by name"),
     "repeated": (lambda path: torch.save({"fc8.weight": repeated()}, path), "claims more numbers"),
@@ -708,6 +988,13 @@ def test_a_bad_file_is_refused_in_one_line_without_taking_memory(tmp_path: Path,
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
     assert [file.name for file in tmp_path.iterdir()] == ["bad.file"]
+
+
+def test_a_folder_of_others_names_a_file_in_it(tmp_path: Path) -> None:
+    for name in ("deploy.prototxt", "bvlc.caffemodel", "imagenet_mean.binaryproto"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=f"folder; .*, such as {tmp_path}/bvlc.caffemodel$"):
+        import_weights(tmp_path, tmp_path / "run")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

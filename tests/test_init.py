@@ -38,6 +38,14 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         "from alexnet.cli import main; assert main(['--help']) == 0",
         "from alexnet.cli import main; assert main(['train', '--help']) == 0",
         "from alexnet.cli import main; assert main(['trian']) == 2",
+        "from alexnet.cli import main; assert main(['train', 'none', 'run']) == 3",
+        "from alexnet.cli import main; assert main(['train', 'none', 'run', '--lr', 'x']) == 2",
+        "from alexnet.cli import main; assert main(['train', 'none', 'run', '--bias-lr=1']) == 2",
+        "from alexnet.cli import main; assert main(['evaluate', 'none', 'none']) == 4",
+        "from alexnet.cli import main; assert main(['summary', '--model', 'vgg']) == 2",
+        "from alexnet.cli import main; assert main(['plan', '--model', 'vgg']) == 2",
+        "from alexnet.cli import main; assert main(['bench', 'everything']) == 2",
+        "from alexnet.cli import main; assert main(['doctor', 'none']) == 2",
     ],
 )
 def test_what_needs_no_network_does_not_load_torch_or_pillow(statement: str) -> None:

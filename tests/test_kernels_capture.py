@@ -50,7 +50,7 @@ SETTINGS = Settings(
 )
 
 
-def network() -> nn.Sequential:
+def network(*, frozen: bool = False) -> nn.Sequential:
     torch.manual_seed(0)
     layers = OrderedDict(
         input=Input(3, CROP, CROP),
@@ -62,12 +62,13 @@ def network() -> nn.Sequential:
         drop=nn.Dropout(0.5),
         fc2=nn.Linear(32, 3),
     )
+    layers["conv1"].requires_grad_(not frozen)
     return nn.Sequential(layers).to(DEVICE)
 
 
-def reference_steps(settings: Settings, batches: list[list[int]]) -> nn.Sequential:
+def reference_steps(settings: Settings, batches: list[list[int]], *, frozen: bool) -> nn.Sequential:
     """Train as the training loop does."""
-    model = network()
+    model = network(frozen=frozen)
     optimizer = make_optimizer(model, settings)
     for seed, batch in enumerate(batches):
         indices = np.array(batch)
@@ -93,11 +94,11 @@ def captured(model: nn.Sequential, settings: Settings) -> tuple[CapturedStep, Pa
     return step, optimizer
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
-def test_steps_are_those_of_the_training_loop(clip_norm: float) -> None:
+@pytest.mark.parametrize(("clip_norm", "frozen"), [(0.0, False), (0.5, False), (0.0, True)])
+def test_steps_are_those_of_the_training_loop(clip_norm: float, frozen: bool) -> None:
     settings = replace(SETTINGS, clip_norm=clip_norm)
     batches = [[4, 1, 3, 0], [2, 0, 1, 4], [3, 2]]  # the last one is smaller
-    model = network()
+    model = network(frozen=frozen)
     step, optimizer = captured(model, settings)
     for seed, batch in enumerate(batches):
         indices = np.array(batch)
@@ -107,7 +108,7 @@ def test_steps_are_those_of_the_training_loop(clip_norm: float) -> None:
         )
         assert loss.isfinite()
         assert norm > 0
-    reference = reference_steps(settings, batches)
+    reference = reference_steps(settings, batches, frozen=frozen)
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -257,6 +258,7 @@ def test_comparing_a_graph_changes_no_weight() -> None:
     assert all(torch.equal(now, before[name]) for name, now in step.network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_other_settings_are_captured_again() -> None:
     step, _, graph = with_graph(lambda _: None)
     run_once(step)
@@ -398,6 +400,7 @@ def test_a_stopped_training_continues_to_the_same_bits(
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_training(
     fit: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -292,6 +292,16 @@ def test_what_is_measured_is_what_a_step_does(conv: nn.Conv2d) -> None:
     assert conv.weight.grad is None
 
 
+def test_a_frozen_layer_is_measured_without_the_gradient_of_its_weights() -> None:
+    x, conv = torch.randn(1, 4, 6, 6), nn.Conv2d(4, 4, 3, groups=2).requires_grad_(False)
+    with torch.no_grad():
+        without = describe(x, conv)
+    assert describe(x, conv) == without
+    for algorithm in candidates(conv):
+        assert isinstance(workload(x, conv, algorithm)(), Tensor)
+        assert len(workload(x.clone().requires_grad_(), conv, algorithm)()) == 1  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", [7, -1, "split", None, [0]])
 def test_an_invalid_choice_is_measured_again(tmp_path: Path, value: object) -> None:
     cache, x = TuningCache(tmp_path / "gpus.json"), torch.randn(1, 4, 5, 5)

@@ -32,6 +32,7 @@ from alexnet.prepare import prepare_dataset
 from alexnet.settings_text import override
 from alexnet.storage import checkpoint_store
 from alexnet.storage.run import Run
+from alexnet.train import train_model
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +316,18 @@ def test_update_rules_see_whole_layers(
         agree(tmp_path / "alone", run)
 
 
+@pytest.mark.parametrize(("mode", "frozen"), [("data", 2), ("hybrid", 5), ("towers", 5)])
+@pytest.mark.slow
+def test_frozen_layers_have_no_gradients_to_sum(
+    pool: Pool, data: Path, tmp_path: Path, mode: str, frozen: int
+) -> None:
+    rates = ",".join(f"conv{number}=0" for number in range(1, frozen + 1))
+    settings = override(SMALL, [f"layer_lr={rates}", "epochs=1", "clip_norm=0.1"])
+    train_alone(data, tmp_path / "alone", settings)
+    assert pool.run(2, train_as_rank, mode, data, tmp_path / mode, settings) == ["done"] * 2
+    agree(tmp_path / "alone", tmp_path / mode)
+
+
 def test_an_error_at_the_start_is_the_error_of_all_ranks(
     pool: Pool, data: Path, undisturbed: Path
 ) -> None:
@@ -349,3 +362,15 @@ def test_every_image_counts_once(
         assert result.images == images
         assert result.loss == pytest.approx(expected.loss, rel=1e-9)
         assert result.confusion == expected.confusion
+
+
+def test_torchrun_without_a_mode_says_what_to_add(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"torchrun started 2 processes.* add --parallel data"):
+        train_model(tiny_data, tmp_path / "run", TINY, device="cpu")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    train_model(tiny_data, tmp_path / "run", dataclasses.replace(TINY, epochs=1), device="cpu")

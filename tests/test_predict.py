@@ -1,5 +1,7 @@
 """Predictions against the same computed step by step, and files that are no images."""
 
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Stripes
 from PIL import Image
 
+from alexnet.cli import main
+from alexnet.dataset import Dataset
 from alexnet.errors import CheckpointError, DataError, UsageError
+from alexnet.evaluate import evaluate_run
+from alexnet.images import Orientation
 from alexnet.images.files import find_files
 from alexnet.predict import Prediction, best_classes, predict_images
+from alexnet.prepare import prepare_dataset
+from alexnet.progress import SILENT
 from alexnet.storage.run import Run
 
 
@@ -84,6 +93,72 @@ def test_exif_turns_a_photograph(tiny_run: Path, tmp_path: Path) -> None:
     assert turned.predictions == upright.predictions
 
 
+def with_orientation(run: Path, out: Path, orientation: str | None) -> Path:
+    """Copy a run, with another rule for turned photographs; None is a run without one."""
+    shutil.copytree(run, out)
+    info = json.loads((out / "run.json").read_text())
+    info["preprocessing"].pop("orientation")
+    if orientation:
+        info["preprocessing"]["orientation"] = orientation
+    (out / "run.json").write_text(json.dumps(info))
+    return out
+
+
+TURNS = {1: 0, 3: 2, 6: 1, 8: 3}
+"""By orientation: quarter turns to the left that the stored pixels had."""
+
+
+@pytest.mark.parametrize("orientation", ["turn", "ignore", None])
+def test_evaluate_and_predict_agree_on_turned_photographs(
+    tiny_run: Path, tmp_path: Path, orientation: Orientation | None
+) -> None:
+    """The same files, once through prepare and evaluate, once through predict."""
+    rng = np.random.default_rng(0)
+    for item in (source := Stripes()).listing(SILENT).items:
+        path = tmp_path / "photos" / item.split / item.label / f"{item.at[2]}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = number = int(rng.choice([*TURNS]))
+        pixels = np.rot90(source.read(item), TURNS[number]).copy()
+        Image.fromarray(pixels).save(path, exif=exif)
+    data = tmp_path / "data"
+    prepare_dataset(
+        tmp_path / "photos", data, size=32, orientation=orientation or "ignore", workers=1
+    )
+    if orientation is None:
+        info = json.loads((data / "dataset.json").read_text())
+        assert info.pop("orientation") == "ignore"
+        (data / "dataset.json").write_text(json.dumps(info))
+    run = with_orientation(tiny_run, tmp_path / "run", orientation)
+    settings = Run.open(run).settings
+    made = Run.create(tmp_path / "made", Dataset(data), settings, 24, {})
+    assert made.preprocessing.orientation == Run.open(run).preprocessing.orientation
+
+    predictions = predict_images(tmp_path / "photos/val", run, top=3, device="cpu")
+    measured = evaluate_run(run, data, device="cpu")
+    wrong = sum(each.predictions[0][0] != Path(each.image).parent.name for each in predictions)
+    assert measured.top1_error == wrong / len(predictions)
+    upright = evaluate_run(tiny_run, Run.open(tiny_run).info["data"]["path"], device="cpu")
+    assert (measured.top1_error == upright.top1_error) == (orientation == "turn")
+
+
+@pytest.mark.parametrize("orientation", ["ignore", None])
+def test_a_run_of_images_that_were_not_turned_does_not_turn_them(
+    tiny_run: Path, tmp_path: Path, orientation: str | None
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 32, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "photos/tagged.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "photos/untagged.png")
+    run = with_orientation(tiny_run, tmp_path / "run", orientation)
+    tagged, untagged = predict_images(tmp_path / "photos", run)
+    assert tagged.predictions == untagged.predictions
+    turned, straight = predict_images(tmp_path / "photos", tiny_run)
+    assert turned.predictions != straight.predictions == untagged.predictions
+
+
 def test_one_answer_whatever_the_batch(
     tiny_run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +209,48 @@ def test_bad_files_are_named_and_the_others_predicted(tiny_run: Path, photos: Pa
     assert bad[1] == f"{photos}/0/notes.txt: not a JPEG, PNG, WEBP, GIF or BMP image"
     assert bad[2].startswith(f"{photos}/1/cut.png: damaged: ")
     assert bad[3] == f"{photos}/none.jpg: No such file or directory"
+
+
+def test_links_to_nowhere_are_bad_files(
+    tiny_run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """git-annex and DVC leave them where a file is not fetched."""
+    (photos / "1/annexed.jpg").symlink_to("../.git/annex/objects/SHA256E-s1")
+    (photos / "1/loop.jpg").symlink_to("loop.jpg")
+    bad: list[str] = []
+    good = predict_images(photos, tiny_run, on_bad=lambda error: bad.append(str(error)))
+    assert len(good) == 5
+    annexed = f"{photos}/1/annexed.jpg: a link to ../.git/annex/objects/SHA256E-s1, which does not "
+    assert bad[0] == annexed + "exist; fetch that file"
+    assert bad[1].startswith(f"{photos}/1/loop.jpg: ")
+    assert main(["predict", str(photos), "--run", str(tiny_run)]) == 3
+    shown = capsys.readouterr()
+    assert shown.out.count(".png") == 5
+    assert annexed in " ".join(shown.err.split())
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root opens every folder")
+def test_a_folder_that_cannot_be_opened_is_a_bad_file(tiny_run: Path, photos: Path) -> None:
+    (photos / "1").chmod(0)
+    bad: list[str] = []
+    try:
+        good = predict_images(photos, tiny_run, on_bad=lambda error: bad.append(str(error)))
+    finally:
+        (photos / "1").chmod(0o700)
+    assert len(good) == 3
+    assert bad == [f"{photos}/1: Permission denied"]
+
+
+def test_linked_folders_are_searched_as_prepare_does(tmp_path: Path) -> None:
+    for name in ("real/1.png", "real/deep/2.png", "far/3.png", "far/back/4.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "real/far").symlink_to(tmp_path / "far")
+    (tmp_path / "far/real").symlink_to(tmp_path / "real")  # a circle through two folders
+    (tmp_path / "real/deep/up").symlink_to("..")
+    found = [str(path.relative_to(tmp_path)) for path in find_files([tmp_path / "real"])]
+    assert found == ["real/1.png", "real/deep/2.png", "real/far/3.png", "real/far/back/4.png"]
 
 
 def test_the_first_bad_file_is_raised_by_default(tiny_run: Path, photos: Path) -> None:

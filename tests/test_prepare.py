@@ -41,6 +41,7 @@ from PIL import Image
 
 import alexnet.prepare
 import alexnet.prepare.workers
+from alexnet.cli import main
 from alexnet.dataset import Dataset
 from alexnet.errors import AlexnetError, DataError, StorageError, UsageError, WorkerError
 from alexnet.images.decode import decode_jpeg, encode_jpeg
@@ -661,7 +662,7 @@ def test_finished_shards_are_checked_before_they_are_kept(folder: Path, damage: 
     assert recorder.tasks["prepare"][1] == (12 if damage == "stray part" else 8)
 
 
-@pytest.mark.parametrize("change", ["option", "source", "plan cut", "plan gone"])
+@pytest.mark.parametrize("change", ["option", "source", "plan cut"])
 def test_another_plan_starts_from_the_beginning_and_says_so(folder: Path, change: str) -> None:
     partial = stopped(folder)
     extra = folder / "pets/train/cat/new.jpg"
@@ -670,10 +671,8 @@ def test_another_plan_starts_from_the_beginning_and_says_so(folder: Path, change
         options = {"store": "jpeg"}
     elif change == "source":
         extra.write_bytes(photo(5))
-    elif change == "plan cut":
-        (partial / "plan.json").write_text('{"finger')
     else:
-        (partial / "plan.json").unlink()
+        (partial / "plan.json").write_text('{"finger')
     recorder = Recorder()
     try:
         prepare(folder / "pets", folder / "out", progress=recorder, **options)
@@ -681,7 +680,7 @@ def test_another_plan_starts_from_the_beginning_and_says_so(folder: Path, change
     finally:
         extra.unlink(missing_ok=True)
     assert recorder.tasks["prepare"][1] == 0
-    assert any("from the beginning" in note for note in recorder.notes) == (change != "plan gone")
+    assert any("from the beginning" in note for note in recorder.notes)
     assert content(folder / "out") == content(folder / "out-clean")
 
 
@@ -848,6 +847,131 @@ def test_two_at_once_on_one_folder(folder: Path) -> None:
     prepare(folder / "pets", folder / "out")
     with pytest.raises(UsageError, match="finished"), open_workspace(folder / "out"):
         pass
+
+
+FOREIGN: dict[str, dict[str, bytes]] = {
+    "photographs": {"data/holiday.jpg": b"x", "more.npz": b"x", "old.part": b"x"},
+    "its own plan": {"plan.json": b'{"goals": 3}', "data/x": b"x"},
+    "its own lock": {"lock": b"combination 1-2-3"},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_folder_called_partial_stays_as_it_is(tmp_path: Path, kind: str) -> None:
+    source = write_tree(tmp_path / "p", tree({"a": 3, "b": 3}))
+    foreign = write_tree(tmp_path / "o.partial", FOREIGN[kind])
+    with pytest.raises(
+        UsageError, match=r"o\.partial, needed for unfinished work, holds .*move it"
+    ):
+        prepare(source, tmp_path / "o")
+    files = {path.relative_to(foreign).as_posix(): path for path in foreign.rglob("*")}
+    files = {name: path for name, path in files.items() if path.is_file()}
+    assert {name: path.read_bytes() for name, path in files.items()} == FOREIGN[kind]
+    assert not (tmp_path / "o").exists()
+    (tmp_path / "q.partial").write_text("a file")
+    with pytest.raises(UsageError, match=r"q\.partial, .* is no folder"):
+        prepare(source, tmp_path / "q")
+
+
+def test_what_others_put_into_our_unfinished_folder_stays(folder: Path) -> None:
+    partial = stopped(folder)
+    (partial / "notes.txt").write_text("mine")
+    prepare(folder / "pets", folder / "out", store="jpeg")  # another plan starts again
+    assert [path.name for path in partial.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.fault(41)
+def test_killed_while_an_archive_is_unpacked_it_starts_again(folder: Path) -> None:
+    with open_workspace(folder / "out") as workspace:
+        workspace.unpacked.mkdir()
+        (workspace.unpacked / "x.tar").write_bytes(b"half")
+        shutil.copytree(workspace.folder, folder / "out2.partial")
+    (folder / "out2.partial").rename(folder / "out.partial")
+    recorder = check_resumed(folder)
+    assert not any("from the beginning" in note for note in recorder.notes)
+
+
+def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path / "home/p", tree({"a": 3, "b": 3}))
+    report = prepare_dataset("~/p", "~/o", size=SIZE, workers=1)
+    assert report.out == str(tmp_path / "home/o")
+    prepare(Path("~/p"), Path("~/q"))
+    with pytest.raises(UsageError, match="home/none: no such file"):
+        prepare_dataset("~/p", "~/r", devkit="~/none")
+    assert {path.name for path in (tmp_path / "home").glob("[!.]*")} == {"p", "o", "q"}
+    assert not (tmp_path / "~").exists()
+
+
+PROGRAM = """
+import alexnet.prepare
+from alexnet.progress import Silent
+
+class Notes(Silent):
+    def note(self, message):
+        print(message)
+
+alexnet.prepare.IMAGES_PER_SHARD = 4
+alexnet.prepare.prepare_dataset('pets', 'out', size=8, workers=2, progress=Notes())
+"""
+
+
+@pytest.mark.parametrize("how", ["-", "-c"])
+def test_a_program_from_standard_input_can_prepare(tmp_path: Path, how: str) -> None:
+    write_tree(tmp_path / "pets", tree({"a": 5, "b": 5}))
+    command = [sys.executable, "-", "x"] if how == "-" else [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(
+        command, input=PROGRAM, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("one process does the work" in done.stdout) == (how == "-")
+    assert len(Dataset(tmp_path / "out").split("train")) == 8
+
+
+@pytest.mark.parametrize(
+    ("splits", "options", "expected"),
+    [
+        ({"": 4}, [], "train DATA RUN"),
+        ({"": 4}, ["--val-fraction", "0"], "train DATA RUN"),
+        ({"val/": 2, "test/": 2}, [], "evaluate RUN DATA"),
+        ({"test/": 2}, [], "evaluate RUN DATA --split test"),
+    ],
+)
+def test_the_next_command_fits_the_splits(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    splits: dict[str, int],
+    options: list[str],
+    expected: str,
+) -> None:
+    counts = {f"{split}{label}": n for split, n in splits.items() for label in ("a", "b")}
+    source, out = write_tree(tmp_path / "p", tree(counts)), tmp_path / "o"
+    options = ["--size", "8", "--workers", "1", *options]
+    assert main(["prepare", str(source), str(out), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"next: alexnet {expected}".replace("DATA", str(out))
+    assert f"classes: a {sum(splits.values())}, b {sum(splits.values())}" in lines
+
+
+def test_the_first_classes_are_shown_and_all_are_counted_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {f"class{number:02d}": 2 + number % 2 for number in range(12)}
+    source = str(write_tree(tmp_path / "p", tree(counts)))
+    options = ["--size", "8", "--workers", "1"]
+    assert main(["prepare", source, str(tmp_path / "o"), *options]) == 0
+    out = capsys.readouterr().out
+    assert "\nclasses: class00 2, class01 3, class02 2," in out
+    assert "class09 3, ... and 2 more\n" in out
+    assert main(["prepare", source, str(tmp_path / "j"), "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["class_images"] == counts
+
+
+def test_rejects_that_end_a_prepare_name_the_option(tmp_path: Path) -> None:
+    files = tree({"a": 3, "b": 3}) | {"a/bad.jpg": b"x"}
+    with pytest.raises(DataError, match="--max-rejects N"):
+        prepare(write_tree(tmp_path / "p", files), tmp_path / "o", max_rejects=0)
 
 
 @pytest.mark.fault(54)

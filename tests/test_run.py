@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from torch import nn
 
 from alexnet.dataset import Dataset
 from alexnet.errors import CheckpointError, StorageError, UsageError
+from alexnet.progress import Silent
 from alexnet.storage import checkpoint_format, checkpoint_store
+from alexnet.storage.environment import describe_device
 from alexnet.storage.locks import run_lock
 from alexnet.storage.run import Run
+from alexnet.train import train_model
 
 
 @pytest.fixture
@@ -31,6 +35,82 @@ def test_it_carries_what_the_data_set_knows(tiny_run: Path, tiny_data: Path) -> 
     np.testing.assert_allclose(run.preprocessing.color_vectors, data.color_vectors)
     assert run.info["data"]["fingerprint"] == data.fingerprint
     assert set(run.info["versions"]) >= {"alexnet", "torch", "numpy", "python"}
+
+
+def test_it_says_what_it_was_made_on_from_the_start(tiny_data: Path, tmp_path: Path) -> None:
+    settings = replace(TINY, epochs=1)
+    with pytest.raises(ZeroDivisionError):
+        train_model(tiny_data, tmp_path / "run", settings, device="cpu", progress=Failing())
+    assert Run.open(tmp_path / "run").info["hardware"] == describe_device(torch.device("cpu"))
+
+
+def test_a_finished_training_names_what_it_was_made_on(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(TINY, epochs=1)
+    first = train_model(tiny_data, tmp_path, settings, device="cpu")
+    monkeypatch.setattr("alexnet.storage.environment.cpu_name", lambda: "Another CPU")
+    again = train_model(tiny_data, tmp_path, resume=True, device="cpu")
+    assert (again.device, again.images_per_second) == (first.device, first.images_per_second)
+    more = train_model(tiny_data, tmp_path, replace(TINY, epochs=2), resume=True, device="cpu")
+    assert more.device.startswith("Another CPU")
+
+
+class Failing(Silent):
+    """Ends a training before its first step."""
+
+    def note(self, message: str) -> None:
+        raise ZeroDivisionError(message)
+
+
+def test_a_tilde_is_the_home_folder(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tiny_run.parent))
+    monkeypatch.chdir(tmp_path)
+    name = f"~/{tiny_run.name}"
+    assert Run.exists(name)
+    assert Run.open(name).path == tiny_run
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Run.create("~/new", Dataset(tiny_data), TINY, 24, {})
+    train_model(tiny_data, "~/trained", replace(TINY, epochs=1), init=tiny_run, device="cpu")
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "trained"}
+
+
+def test_a_checkpoint_is_best_or_last_and_any_device_has_a_name(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    with pytest.raises(UsageError, match="checkpoint is one of best, last, not 'newest'"):
+        run.load_model(checkpoint="newest")  # type: ignore[arg-type]
+    run.load_model("auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("metrics.jsonl", '{"step": 1}', "has metrics.jsonl but no run.json"),
+        ("checkpoints.json", "{}", "has checkpoints.json but no run.json"),
+        ("run.json", '{"name": "of another program"}', "run.json is of something else"),
+        ("run.json", '{"format": "alex', "run.json is of something else"),
+        ("lock", "my notes", "lock is a file of something else"),
+    ],
+)
+def test_files_of_something_else_are_not_replaced(
+    tiny_data: Path, tmp_path: Path, name: str, content: str, says: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=says):
+        train_model(tiny_data, tmp_path, replace(TINY, epochs=1), device="cpu")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
+
+
+def test_a_run_that_was_begun_and_never_saved_is_begun_again(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    run = Run.create(tmp_path, Dataset(tiny_data), TINY, 24, {})
+    (run.path / "metrics.jsonl").write_text('{"step": 1}')
+    (run.path / "lock").touch()  # a killed process left it, before it wrote its name
+    train_model(tiny_data, tmp_path, replace(TINY, epochs=1), device="cpu")
 
 
 def test_it_can_be_moved(copy: Path, tiny_run: Path) -> None:

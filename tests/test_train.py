@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,10 +26,12 @@ from alexnet.errors import CheckpointError, DivergedError, Interrupted, UsageErr
 from alexnet.prepare import prepare_dataset
 from alexnet.recipes import recipe
 from alexnet.storage import checkpoint_format, checkpoint_store
+from alexnet.storage.checkpoint_format import Position
 from alexnet.storage.run import Run
 from alexnet.train import train_model
-from alexnet.train.hints import learning_hint
+from alexnet.train.hints import LearningCheck, learning_hint, result_warning
 from alexnet.train.image_cache import Cache
+from alexnet.train.resuming import check_epochs
 from alexnet.train.state import Indices, TrainState
 
 STEPS = 5
@@ -159,11 +162,84 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(
     settings = dataclasses.replace(TINY, epochs=1, schedule="steps")
     train_model(tiny_data, path, settings, device="cpu")
     before = (path / "metrics.jsonl").read_bytes()
-    again = train_model(tiny_data, path, settings, device="cpu", resume=True)
+    recorder = Recorder()
+    again = train_model(tiny_data, path, settings, device="cpu", resume=True, progress=recorder)
     assert (path / "metrics.jsonl").read_bytes() == before
     assert again.epochs == 1
+    assert any(
+        note.startswith("all epochs are done (1), nothing is trained") for note in recorder.notes
+    )
     longer = dataclasses.replace(settings, epochs=2)
-    assert train_model(tiny_data, path, longer, device="cpu", resume=True).epochs == 2
+    report = train_model(tiny_data, path, longer, device="cpu", resume=True, progress=recorder)
+    assert report.epochs == 2
+    assert "epochs 2 instead of 1; the learning rate continues as before" in recorder.notes
+
+
+def cosine(epochs_done: float, epochs: int) -> str:
+    """Write the rate of TINY's half cosine as the notes do."""
+    return f"{0.003 * (1 + math.cos(math.pi * epochs_done / epochs)) / 2:.2g}"
+
+
+def test_more_epochs_say_what_the_learning_rate_becomes_and_stay(
+    tiny_data: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, recorder = tmp_path / "run", Recorder()
+    shutil.copytree(tiny_run, path)
+    longer = dataclasses.replace(TINY, epochs=4, log_steps=1)
+    interrupt_at(2 * STEPS + 1, monkeypatch)
+    with pytest.raises(Interrupted):
+        train_model(tiny_data, path, longer, device="cpu", resume=True, progress=recorder)
+    monkeypatch.undo()
+    last, following = cosine(2 - 0.5 / STEPS, 2), cosine(2 + 0.5 / STEPS, 4)
+    assert (last, following) == ("1.8e-05", "0.0014")
+    wanted = (
+        f"epochs 4 instead of 2 change the cosine schedule: the learning rate was {last} in the "
+        f"last step and is {following} in the next one. "
+    )
+    assert any(note.startswith(wanted) for note in recorder.notes)
+    assert f"{Run.open(path).metrics()[-1]['lr']:.2g}" == following
+    changes = [{"after_step": 2 * STEPS, "epochs_before": 2, "epochs": 4}]
+    assert Run.open(path).info["changes"] == changes
+    assert train_model(tiny_data, path, device="cpu", resume=True).epochs == 4
+
+
+def test_another_end_in_the_middle_says_what_was_planned(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, recorder = tmp_path / "run", Recorder()
+    settings = dataclasses.replace(TINY, epochs=4)
+    interrupt_at(STEPS + 2, monkeypatch)
+    with pytest.raises(Interrupted):
+        train_model(tiny_data, path, settings, device="cpu")
+    monkeypatch.undo()
+    shorter = dataclasses.replace(settings, epochs=2)
+    train_model(tiny_data, path, shorter, device="cpu", resume=True, progress=recorder)
+    done = 1 + 1.5 / STEPS
+    rates = cosine(done, 4), cosine(done + 1 / STEPS, 2), cosine(done + 1 / STEPS, 4)
+    wanted = "was {} in the last step and is {} in the next one where {} was planned"
+    assert any(wanted.format(*rates) in note for note in recorder.notes)
+
+
+def test_in_the_warm_up_the_rate_is_not_that_of_the_epochs(tiny_run: Path, tmp_path: Path) -> None:
+    run, notes = Run.open(shutil.copytree(tiny_run, tmp_path / "run")), list[str]()
+    run.settings = dataclasses.replace(TINY, epochs=9, warmup_epochs=2.0)
+    longer = dataclasses.replace(run.settings, epochs=12)
+    check_epochs(run, longer, Position(epoch=1, batch=3, step=3), STEPS, notes.append)
+    assert notes == ["epochs 12 instead of 9; the cosine schedule after the warm-up changes"]
+
+
+def test_fewer_epochs_than_begun_are_refused(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    interrupt_at(STEPS + 1, monkeypatch)
+    with pytest.raises(Interrupted):
+        train_model(tiny_data, path, TINY, device="cpu")
+    monkeypatch.undo()
+    fewer = dataclasses.replace(TINY, epochs=1)
+    with pytest.raises(UsageError, match="has begun epoch 2, and epochs 1 are asked for"):
+        train_model(tiny_data, path, fewer, device="cpu", resume=True)
+    assert train_model(tiny_data, path, device="cpu", resume=True).epochs == 2
 
 
 @pytest.mark.fault(18)
@@ -187,7 +263,7 @@ def test_numbers_that_are_not_finite_stop_it_before_the_step(
     tiny_data: Path, tmp_path: Path
 ) -> None:
     settings = dataclasses.replace(TINY, optimizer="sgd", lr=1e20, epochs=3, schedule="steps")
-    with pytest.raises(DivergedError, match=r"step \d+ \(epoch 1\).*--set lr=1e\+19") as caught:
+    with pytest.raises(DivergedError, match=r"step \d+ \(epoch 1\).*--lr 1e\+19") as caught:
         train_model(tiny_data, tmp_path / "run", settings, device="cpu")
     assert caught.value.exit_code == 5
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
@@ -304,6 +380,94 @@ def test_sigterm_saves_and_exits_with_143(tiny_data: Path, tmp_path: Path) -> No
 def test_the_guard_knows_what_guessing_costs(loss: float, step: int, says: str | None) -> None:
     hint = learning_hint(loss, step, 10, Settings())
     assert (hint is None) if says is None else (hint is not None and says in hint)
+
+
+def epoch_row(epoch: int, loss: float, error: float | None) -> dict[str, Any]:
+    return {
+        "kind": "epoch", "epoch": epoch, "step": 3 * epoch, "train_loss": loss, "top1_error": error
+    }  # fmt: skip
+
+
+def test_the_guard_speaks_once_in_an_epoch() -> None:
+    """On a fast GPU an epoch has thousands of steps."""
+    warnings: list[str] = []
+    check = LearningCheck(10, Settings(), warnings.append)
+    for epoch in (1, 2):
+        for step in range(50, 4050, 50):
+            number = (epoch - 1) * 4000 + step
+            check({"epoch": epoch, "step": number, "train_loss": math.log(10)})
+        check(epoch_row(epoch, math.log(10), 0.9))
+        check({"kind": "not_saved", "epoch": epoch, "step": 4000 * epoch})
+    assert [warning.split(": ")[0] for warning in warnings] == ["step 500", "step 8000"]
+
+
+def test_the_guard_judges_epochs_of_a_few_steps() -> None:
+    warnings: list[str] = []
+    check = LearningCheck(6, Settings(epochs=16), warnings.append)
+    for epoch in range(1, 17):
+        check(epoch_row(epoch, math.log(6), 0.8333))
+    assert [warning.split(": ")[0] for warning in warnings] == ["epoch 2", "epoch 4", "epoch 8"]
+    assert all(
+        "not learning yet: loss 1.792 is no lower than that of guessing" in each
+        for each in warnings
+    )
+
+
+def test_the_guard_names_a_loss_far_above_guessing_after_each_epoch() -> None:
+    warnings: list[str] = []
+    check = LearningCheck(6, Settings(epochs=3), warnings.append)
+    for epoch in range(1, 4):
+        check(epoch_row(epoch, 15.0, 0.8333))
+    assert [each.partition(",")[0] for each in warnings] == [
+        f"epoch {epoch}: loss 15.00 is far above that of guessing" for epoch in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "says"),
+    [
+        (
+            math.log(6),
+            5 / 6,
+            "has not learned: loss 1.792 is no lower than that of guessing, ln 6 = 1.792",
+        ),
+        (math.log(6), None, "has not learned: loss 1.792"),
+        (15.0, 5 / 6, "has not learned: loss 15.00 is far above that of guessing"),
+        (math.log(6), 0.3, None),  # dropout and augmentation cost so much
+        (0.5, 5 / 6, "no better than guessing, whose error is 83.3%, though the training loss"),
+        (0.5, 0.3, None),
+        (1.7, 0.8, None),
+    ],
+)
+def test_the_result_says_that_nothing_was_learned(
+    loss: float, error: float | None, says: str | None
+) -> None:
+    warning = result_warning(epoch_row(3, loss, error), 6, Settings())
+    assert (warning is None) if says is None else (warning is not None and says in warning)
+
+
+def test_a_short_training_that_learns_nothing_says_so_at_its_end(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(TINY, lr=1e-9, init="model", epochs=3)
+    recorder = Recorder()
+    path = tmp_path / "run"
+    report = train_model(tiny_data, path, settings, device="cpu", progress=recorder)
+    assert report.warning is not None
+    assert report.warning.startswith("the network has not learned: loss 1.099 is no lower")
+    assert report.as_json()["warning"] == report.warning
+    assert sum("not learning yet" in note for note in recorder.notes) == 1
+    again = train_model(tiny_data, path, settings, device="cpu", resume=True)
+    assert again.warning == report.warning
+
+
+def test_a_finished_run_without_metrics_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "metrics.jsonl").unlink()
+    data = Run.open(run).info["data"]["path"]
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl has no line of an epoch"):
+        train_model(data, run, device="cpu", resume=True)
 
 
 def test_metrics_are_json_lines(tiny_run: Path) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.analysis.features import Features, Tapped, layer_shapes
+from alexnet.analysis.features import Features, Tapped
 from alexnet.errors import DataError, UsageError
 from alexnet.images.files import raise_error
 from alexnet.progress import SILENT, Progress
-from alexnet.storage.atomic import atomic_write
+from alexnet.storage.atomic import atomic_write, expanded
 
 Shapes = dict[str, tuple[int, ...]]
 Write = Callable[[list[str], Features], None]
@@ -53,10 +53,10 @@ def write_features(
     with a row for each image: its name, and a list of numbers for each layer.
     `on_bad` gets the error of a file that is not an image. Raises `DataError` if none can be read.
     """
-    path = Path(out)
+    path = expanded(out)
     if path.suffix not in _OPEN:
         raise UsageError(f"{out} is neither a .npy nor a .parquet file")
-    shapes = {layer: layer_shapes(tapped.model)[layer] for layer in tapped.layers}
+    shapes = tapped.shapes
     files, opened = _OPEN[path.suffix](path, shapes)
     count = 0
     bad: list[DataError] = []

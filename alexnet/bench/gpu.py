@@ -21,19 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from alexnet.bench import steps
 from alexnet.bench.made_up import fill_dataset, write_dataset
 from alexnet.bench.network_tables import Setup, block_table, convolution_table, network_table
 from alexnet.bench.parts import BLOCKS, CONVOLUTION_SIDES
 from alexnet.bench.report import Table
 from alexnet.bench.spec import SIZE, Spec
-from alexnet.bench.steps import (
-    TrainingData,
-    build,
-    captured_step,
-    new_network,
-    on_device,
-    training_step,
-)
 from alexnet.bench.timing import Rounds, first_line
 from alexnet.config import Settings
 from alexnet.networks.initialization import he_initialize
@@ -227,7 +220,7 @@ def profile(scale: Scale, batch: int) -> Result:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as torch_profile
 
-    step, _ = build(scale.setup.spec("train", batch))
+    step, _ = steps.build(scale.setup.spec("train", batch))
     step()
     on_gpu = scale.device.type == "cuda"
     if on_gpu:
@@ -269,14 +262,14 @@ def _loss_curve(scale: Scale, spec: Spec, seed: int) -> list[float]:
     """Train from the same initial weights; return the loss of every step."""
     settings = Settings(batch_size=spec.batch, seed=seed, lr=0.001)
     torch.manual_seed(0)
-    net, _ = new_network(spec, PATTERNS)
+    net, _ = steps.new_network(spec, PATTERNS)
     assert isinstance(net, torch.nn.Sequential)  # noqa: S101 - it comes from create_model
     he_initialize(net, pixel_std=70.0)
-    make_step = captured_step if spec.captured else training_step
-    data = TrainingData(spec, settings)
+    make_step = steps.captured_step if spec.captured else steps.training_step
+    data = steps.TrainingData(spec, settings)
     count, size = data.images.shape[:2]
     data.images, data.labels = learnable_images(count, size, scale.device)
-    step = make_step(spec, settings, on_device(spec, net), data)
+    step = make_step(spec, settings, steps.on_device(spec, net), data)
     curve: list[float] = torch.stack([step().clone() for _ in range(scale.loss_steps)]).tolist()
     return curve
 

@@ -33,6 +33,8 @@ class Row:
     """Why it could not be measured, or which version was."""
     operations: float = 0.0
     """Floating-point operations of one unit, for the share of the device's limit; 0: none."""
+    is_rough: bool = False
+    """Whether it was run once, which takes as long as the caches happen to allow."""
 
     @property
     def rate(self) -> float:
@@ -57,8 +59,11 @@ class Row:
 def ratio(row: Row, other: Row) -> float | None:
     """Return how many times as fast as `other` `row` is: the median of the rounds' ratios.
 
-    Within a round both were measured in succession, so what slows the machine slows both.
+    Within a round both were measured in succession, so what slows the machine slows both. None
+    where one could not be measured, or only roughly.
     """
+    if row.is_rough or other.is_rough:
+        return None
     pairs = list(zip(row.rates, other.rates, strict=False))
     return statistics.median(a / b for a, b in pairs) if pairs else None
 
@@ -95,7 +100,7 @@ class Table:
 
     def share(self, row: Row) -> float | None:
         """Return a row's operations per second as a fraction of `peak`."""
-        if not self.peak or not row.operations or not row.rates:
+        if not self.peak or not row.operations or not row.rates or row.is_rough:
             return None
         return row.rate * row.operations / self.peak
 

@@ -18,6 +18,7 @@ from alexnet.progress import SILENT, Progress
 Benchmark = Literal["train", "infer", "data", "prepare", "predict"]
 ALL: tuple[Benchmark, ...] = get_args(Benchmark)
 BATCHES = {"train": (32, 64, 128), "infer": (1, 32, 128)}
+QUICK = "quick: each was run once, so nothing is compared; for that leave out --quick"
 GPU_BATCHES = {"train": (128, 512, 1024), "infer": (1, 32, 128, 1024)}
 
 
@@ -38,7 +39,7 @@ class BenchOptions:
     """Whether the peers are also measured under torch.compile, which takes minutes."""
     rounds: int = 5
     quick: bool = False
-    """Seconds instead of minutes, to see that it works: the figures mean little."""
+    """Seconds instead of minutes, to see that it works: no figure is compared with another."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -77,7 +78,15 @@ def run_bench(
         if what in options.what
         for table in _measure(what, options, setup, rounds, progress)
     ]
+    if options.quick:
+        tables = [_rough(table) for table in tables]
     return BenchReport(command, {**facts, "precision": precision, "rounds": rounds.count}, tables)
+
+
+def _rough(table: Table) -> Table:
+    """Return the table without all that follows from its rates."""
+    rows = [replace(row, is_rough=True) for row in table.rows]
+    return replace(table, rows=rows, facts={}, notes=[QUICK])
 
 
 def _measure(

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated
 
 import typer
@@ -26,12 +27,30 @@ from alexnet.cli import (
     summary,
     train,
 )
-from alexnet.cli.console import print_error, print_note, stdout
+from alexnet.cli.console import print_any_character, print_error, print_note, stdout
 from alexnet.cli.options import flag
-from alexnet.errors import AlexnetError, StorageError
+from alexnet.config import Settings
+from alexnet.errors import AlexnetError, StorageError, is_out_of_memory
+from alexnet.settings_text import RENAMED
 
 INTERRUPTED = (129, 130, 138, 143)  # exit codes after SIGHUP, SIGINT, SIGUSR1, SIGTERM
-OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # of Python, of torch
+NEED_LESS_MEMORY = {
+    "train": "try --batch-size 16, or --cache none",
+    "prepare": "try --workers 1",
+    "features": "try one --layer at a time",
+    "bench": "try --batch-sizes 1",
+}
+"""What each command that can do with less memory needs for it."""
+
+OTHER_NAMES = {
+    "learning_rate": "--lr",
+    "wd": "--weight-decay",
+    "bs": "--batch-size",
+    "gpu": "--device cuda",
+}
+"""What other programs call options of alexnet train."""
+OPTIONS = {"model", "epochs", "lr", "batch_size", "weight_decay", "optimizer", "seed"}
+"""Settings that have an option of their own."""
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 for command in (
@@ -95,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `arguments` default to sys.argv."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    print_any_character()
     try:
         code = run([word for word in given if word != "--debug"] or ["--help"])
         sys.stdout.flush()
@@ -103,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:  # noqa: BLE001 - any error becomes one line
         if debug:
             traceback.print_exc()
-        code = report(error)
+        code = report(error, given)
     discard_output_that_fails()
     return code
 
@@ -117,8 +137,8 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def report(error: BaseException) -> int:
-    """Print the error as one line and return the exit code."""
+def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
+    """Print the error of the command `arguments` as one line and return the exit code."""
     match error:
         case AlexnetError():
             code, text = error.exit_code, str(error)
@@ -126,11 +146,14 @@ def report(error: BaseException) -> int:
             code, text = error.exit_code, usage_text(error)
         case KeyboardInterrupt() | typer.Abort():
             code, text = 130, "stopped by Ctrl-C"
+        case _ if is_out_of_memory(error):
+            name = next((word for word in arguments if not word.startswith("-")), "")
+            others = "close other programs, or raise the limit of this one (ulimit -v)"
+            advice = NEED_LESS_MEMORY.get(name, others)
+            code, text = StorageError.exit_code, f"out of memory; {advice}"
         case OSError():
             path = f"{error.filename}: " if error.filename else ""
             code, text = StorageError.exit_code, f"{path}{error.strerror or error}"
-        case _ if type(error).__name__ in OUT_OF_MEMORY:
-            code, text = StorageError.exit_code, "out of memory; try --set batch_size=16"
         case _:
             name, first_line = type(error).__name__, str(error).partition("\n")[0]
             code = AlexnetError.exit_code
@@ -145,10 +168,23 @@ def report(error: BaseException) -> int:
 def usage_text(error: typer.TyperException) -> str:
     """Write a usage error as one line with the nearest option and the command for help."""
     message = error.format_message().replace("Value error, ", "").rstrip(".")
-    if options := getattr(error, "possibilities", None):
-        message = f"{error.message}. Did you mean {' or '.join(options)}?"
     context = getattr(error, "ctx", None)
+    if advice := option_advice(error, context):
+        message = f"{error.message}. {advice}"
     return f"{message} (help: {context.command_path} --help)" if context else message
+
+
+def option_advice(error: typer.TyperException, context: typer.Context | None) -> str:
+    """Say what an unknown option probably means: a setting of train, or a similar option."""
+    name = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
+    if context is not None and context.info_name == "train":
+        if option := OTHER_NAMES.get(name):
+            return f"Did you mean {option}?"
+        setting = RENAMED.get(name, name)
+        if setting in {each.name for each in fields(Settings)} - OPTIONS:
+            return f"It is a setting: --set {setting}=VALUE"
+    similar = getattr(error, "possibilities", None)
+    return f"Did you mean {' or '.join(similar)}?" if similar else ""
 
 
 def discard_output_that_fails() -> None:

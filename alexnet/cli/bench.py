@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from alexnet.cli.console import counted, plain_table, print_json, progress, stdout
+from alexnet.cli.console import (
+    counted,
+    fits,
+    has_character,
+    plain_table,
+    print_json,
+    progress,
+    stdout,
+)
 from alexnet.cli.options import OUTPUT, Device, Json, flag, option
 from alexnet.errors import UsageError
 
@@ -15,12 +23,13 @@ if TYPE_CHECKING:
     from alexnet.bench.report import BenchReport, Row, Table
 
 MEASURE = "Measure"
+WORK = ("train", "infer", "data", "prepare", "predict")
 
 What = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="WHAT",
-        help="train, infer, data, prepare or predict; without it all of them.",
+        help=f"{', '.join(WORK)}; without it all of them.",
         show_default=False,
     ),
 ]
@@ -95,6 +104,8 @@ def bench(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet bench prepare data --photos photos.tar --out results/speed
       alexnet bench infer --device cuda --json
     """
+    if unknown := sorted(set(what or ()) - set(WORK)):
+        raise UsageError(f"there is no benchmark {unknown[0]!r}: {', '.join(WORK)}")
     from alexnet.bench.run import BenchOptions, run_bench
 
     options = BenchOptions(
@@ -149,9 +160,12 @@ def show_table(table: "Table", console: Console) -> None:
     value = "seconds" if table.seconds else table.unit.partition(" ")[0]
     limits = ["of limit"] if table.limits else []
     figures = (value, "spread", "ours is", *limits)
-    grid = plain_table(table.title, *figures, right=figures)
+    grid = plain_table(table.title, *figures, right=figures, least=(*limits, "spread"))
     for row in table.rows:
         grid.add_row(row.name, *cells(table, row, len(figures)))
+    if not fits(grid, console):  # the title has numbers, which would be cut off
+        console.print(table.title, soft_wrap=True)
+        grid.columns[0].header = ""
     console.print(grid)
     console.print(f"inside: {table.inside}", soft_wrap=True)
     if table.limits:
@@ -176,7 +190,8 @@ def cells(table: "Table", row: "Row", count: int) -> list[str]:
     faster, share = ratio(table.rows[0], row), table.share(row)
     value = 1 / row.rate if table.seconds else row.rate
     ours = "" if row is table.rows[0] else "-" if faster is None else f"{faster:.2f} x"
-    figures = [digits(value), f"±{row.spread:.0%}", ours]
+    sign = "±" if has_character("±") else "+-"
+    figures = [digits(value), f"{sign}{row.spread:.0%}", ours]
     return [*figures, "-" if share is None else f"{share:.0%}"][:count]
 
 

@@ -48,13 +48,14 @@ def demo(
     """
     from alexnet.demo import run_demo
 
+    shown = progress()
     report = run_demo(
         out,
         epochs=epochs,
         seed=seed or 0,
         device=device,
-        progress=progress(),
-        accelerate=accelerator(plain),
+        progress=shown,
+        accelerate=accelerator(plain, shown),
     )
     if json:
         print_json(report.as_json())
@@ -76,6 +77,7 @@ def show(report: "DemoReport", console: Console) -> None:
         table.add_row(name, *figures)
     console.print(table)
     table = plain_table("picture of", "most probable class")
+    table.columns[1].no_wrap = False
     for truth, predictions in predictions_by_class(report).items():
         table.add_row(truth, ", ".join(predictions))
     console.print()

@@ -16,11 +16,16 @@ from alexnet.cli.console import (
     stdout,
 )
 from alexnet.cli.options import Json, option
+from alexnet.errors import UsageError
 
 if TYPE_CHECKING:
     from alexnet.doctor import Diagnosis
 
 LABELS = {"damage": "damaged", "warning": "warning", "note": "note"}
+ORIENTATIONS = {
+    "turn": "photographs are turned as their EXIF tags say",
+    "ignore": "photographs are as stored: their EXIF orientation is ignored",
+}
 
 Target = Annotated[
     Path,
@@ -38,9 +43,10 @@ Source = Annotated[
 def doctor(path: Target, *, source: Source = None, json: Json = False) -> int:
     """Check a data set or a run for damage.
 
-    Verifies checksums, counts, class balance, duplicates, broken and empty
-    images; that weights are finite and fit the network; ImageNet's published
-    counts and MD5s. Reports what is wrong and what to do. Changes nothing.
+    Verifies checksums, counts, class balance, classes that are splits,
+    duplicates, broken, half, black and empty images; that weights are finite
+    and fit the network; ImageNet's published counts and MD5s. Reports what is
+    wrong and what to do. Changes nothing.
 
     Exit code 0: no damage; 3 or 4: damaged. Warnings do not count.
 
@@ -50,6 +56,8 @@ def doctor(path: Target, *, source: Source = None, json: Json = False) -> int:
       alexnet doctor runs/photos --json
       alexnet doctor data/imagenet --source imagenet/
     """
+    if not (path.exists() or path.with_name(f"{path.name}.partial").exists()):
+        raise UsageError(f"{path} does not exist")
     from alexnet.doctor import diagnose
 
     diagnosis = diagnose(path, source=source, progress=progress())
@@ -72,6 +80,8 @@ def show(diagnosis: "Diagnosis", console: Console) -> None:
         console.print(table)
         console.print()
     lines = []
+    if rule := ORIENTATIONS.get(str(diagnosis.facts.get("orientation"))):
+        lines.append(rule)
     for finding in diagnosis.findings:
         lines.append(one_line(f"{LABELS[finding.weight]}: {finding.check}: {finding.what}"))
         lines += [f"    {one_line(example)}" for example in finding.examples]

@@ -2,16 +2,15 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from alexnet.cli.console import (
+    PlainTable,
     class_label,
     counted,
-    fits,
     percent,
     plain_table,
     print_json,
@@ -20,6 +19,7 @@ from alexnet.cli.console import (
 )
 from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator, option
 from alexnet.errors import UsageError
+from alexnet.storage.folders import check_evaluation
 
 if TYPE_CHECKING:
     from alexnet.evaluate import Evaluation
@@ -52,18 +52,23 @@ def evaluate(
     matrix. Several runs are averaged, as the paper averages five networks.
     Every image of the split counts exactly once.
 
+    Classes are matched by name. If the data has a part of the network's
+    classes, errors are counted among all classes and among the data's.
+
     Examples:
 
       alexnet evaluate runs/photos data/photos
       alexnet evaluate runs/photos data/photos --views 10 --split test --json
       alexnet evaluate runs/seed0 runs/seed1 runs/seed2 data/photos
     """
-    from alexnet.evaluate import evaluate_run
-    from alexnet.storage.run import Run
-
     *runs, data = paths
     if not runs:
         raise UsageError("evaluate needs a run directory and a data set: alexnet evaluate RUN DATA")
+    check_evaluation(runs, data)
+    from alexnet.evaluate import evaluate_run
+    from alexnet.storage.run import Run
+
+    shown = progress()
     result = evaluate_run(
         runs,
         data,
@@ -71,8 +76,8 @@ def evaluate(
         split=split,
         checkpoint=weights,
         device=device,
-        progress=progress(),
-        accelerate=accelerator(plain),
+        progress=shown,
+        accelerate=accelerator(plain, shown),
     )
     if json:
         print_json(result.as_json())
@@ -85,32 +90,60 @@ def show(result: "Evaluation", labels: list[str], console: Console) -> None:
     """Print the errors, the classes from the worst on, and the confusion matrix if it fits."""
     images, views = counted(result.images, "image"), counted(result.views, "view")
     console.print(f"{result.split}: {images}, {views} of each\n")
+    part = result.subset
+    if part:
+        console.print(f"Among all {len(labels):,} classes of the network:\n")
+    show_errors(result, console)
+    if part:
+        console.print(f"Among the {len(part.per_class):,} classes of the data:\n")
+        show_errors(part, console)
+    console.print(class_table(result, labels))
+    present = sum(row["images"] > 0 for row in result.per_class)
+    if present > CLASSES_SHOWN:
+        console.print(f"\nThe {CLASSES_SHOWN} worst of {present:,} classes; --json has all.")
+    elif len((part or result).per_class) <= CLASSES_SHOWN:
+        show_confusion(part or result, labels_of(part, result, labels) if part else labels, console)
+
+
+def show_errors(result: "Evaluation", console: Console) -> None:
+    """Print the errors and the loss."""
     for name, error in (("top-1", result.top1_error), ("top-5", result.top5_error)):
         wrong = round(error * result.images)
         console.print(f"{name} error {percent(error):>8}  ({wrong:,} wrong)")
-    guessing = math.log(len(labels))
-    console.print(f"loss {result.loss:>13.4f}  (guessing: ln {len(labels)} = {guessing:.4f})\n")
-    console.print(class_table(result, labels))
-    if len(labels) > CLASSES_SHOWN:
-        console.print(f"\nThe {CLASSES_SHOWN} worst of {len(labels):,} classes; --json has all.")
-        return
-    matrix = confusion_table(result.confusion, labels)
-    if fits(matrix, console):
-        console.print("\nImages by class (rows) and by prediction (columns):\n")
-        console.print(matrix)
+    classes = len(result.per_class)
+    guessing = f"guessing: ln {classes} = {math.log(classes):.4f}"
+    console.print(f"loss {result.loss:>13.4f}  ({guessing})\n")
 
 
-def class_table(result: "Evaluation", labels: list[str]) -> Table:
-    """Lay out a row for each class, the worst first, with its most frequent wrong prediction."""
-    columns = ("images", "top-1 error", "top-5 error")
-    table = plain_table("class", *columns, "most frequent mistake", right=columns)
+def labels_of(part: "Evaluation", whole: "Evaluation", labels: list[str]) -> list[str]:
+    """Return the labels of the classes of `part`, from those of `whole`."""
+    names = [row["class"] for row in whole.per_class]
+    by_name = dict(zip(names, labels, strict=True))
+    return [by_name[row["class"]] for row in part.per_class]
+
+
+def class_table(result: "Evaluation", labels: list[str]) -> PlainTable:
+    """Lay out a row for each class, the worst first, with its most frequent wrong prediction.
+
+    Errors among the data's classes alone, if they are a part, have their own columns.
+    """
+    errors = ["top-1 error", "top-5 error"]
+    among: dict[str, dict[str, Any]] = {}
+    if result.subset:
+        among = {row["class"]: row for row in result.subset.per_class}
+        errors += [f"top-1 of {len(among)}", f"top-5 of {len(among)}"]
+    columns = ("images", *errors)
+    mistake = "most frequent mistake"
+    least = (mistake, *reversed(errors[1:]), "images")
+    table = plain_table("class", *columns, mistake, right=columns, least=least)
     order = [index for index, row in enumerate(result.per_class) if row["images"]]
     order.sort(key=lambda index: -result.per_class[index]["top1_error"])
     for index in order[:CLASSES_SHOWN]:
         row = result.per_class[index]
-        errors = [percent(row[name]) for name in ("top1_error", "top5_error")]
-        mistake = most_frequent_mistake(result.confusion[index], index, labels)
-        table.add_row(labels[index], f"{row['images']:,}", *errors, mistake)
+        rows = [row, among[row["class"]]] if among else [row]
+        cells = [percent(each[name]) for each in rows for name in ("top1_error", "top5_error")]
+        wrong = most_frequent_mistake(result.confusion[index], index, labels)
+        table.add_row(labels[index], f"{row['images']:,}", *cells, wrong)
     return table
 
 
@@ -121,10 +154,14 @@ def most_frequent_mistake(counts: list[int], right: int, labels: list[str]) -> s
     return f"{labels[wrong.index(most)]} ({most:,})" if most else ""
 
 
-def confusion_table(confusion: list[list[int]], labels: list[str]) -> Table:
-    """Lay out the confusion matrix with numbered columns; "." is no image."""
+def show_confusion(result: "Evaluation", labels: list[str], console: Console) -> None:
+    """Print the confusion matrix with numbered columns, if it fits; "." is no image."""
     numbers = [str(index + 1) for index in range(len(labels))]
     table = plain_table("class", *numbers, right=tuple(numbers), gap=1)
-    for number, label, counts in zip(numbers, labels, confusion, strict=True):
+    for number, label, counts in zip(numbers, labels, result.confusion, strict=True):
         table.add_row(f"{number} {label}", *(str(count or ".") for count in counts))
-    return table
+    if table.narrowest > console.width:
+        console.print("\n(no room for the confusion matrix; --json has it)")
+        return
+    console.print("\nImages by class (rows) and by prediction (columns):\n")
+    console.print(table)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from alexnet.cli.console import counted, percent, plain_table, print_json, progress, stdout
 from alexnet.cli.options import Json, Weights, flag, option
+from alexnet.storage.folders import check_run
 
 if TYPE_CHECKING:
     from alexnet.convert import ExportReport
@@ -19,13 +20,15 @@ Out = Annotated[
     Path, typer.Argument(metavar="OUT", help="File to write, or folder for the format caffe.")
 ]
 Format = Annotated[
-    Literal["onnx", "torch-export", "safetensors", "caffe"],
+    Literal["onnx", "torch-export", "safetensors", "caffe"] | None,
     option(
         "--format NAME",
         "onnx (any engine), torch-export (PyTorch without this package), safetensors (weights "
-        "only) or caffe (a folder).",
+        "only) or caffe (a folder). Default: by the ending of OUT: .onnx, .pt2 or .safetensors; "
+        "onnx for a name without ending.",
     ),
 ]
+Force = Annotated[bool, flag("--force", "Replace OUT if it is an existing file.")]
 WithPreprocessing = Annotated[
     bool,
     flag(
@@ -63,7 +66,8 @@ def export(  # noqa: PLR0913 - typer makes an option of each parameter
     run: Run,
     out: Out,
     *,
-    format: Format = "onnx",  # noqa: A002 - the name of the option
+    format: Format = None,  # noqa: A002 - the name of the option
+    force: Force = False,
     with_preprocessing: WithPreprocessing = False,
     int8: Int8 = False,
     weights: Weights = "best",
@@ -82,14 +86,17 @@ def export(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet export runs/photos net.onnx --with-preprocessing
       alexnet export runs/photos net.onnx --check data/photos --check-images 0
       alexnet export runs/photos small.onnx --int8 --check data/photos
+      alexnet export runs/photos net.pt2
       alexnet export runs/caffe caffe/ --format caffe
     """
+    check_run(run)
     from alexnet.convert import export_run
 
     report = export_run(
         run,
         out,
         format,
+        overwrite=force,
         checkpoint=weights,
         with_preprocessing=with_preprocessing,
         int8=int8,

@@ -10,6 +10,7 @@ from rich.console import Console
 from alexnet.cli.console import counted, plain_table, print_error, print_json, progress, stdout
 from alexnet.cli.options import Device, Json, Weights, flag, option
 from alexnet.errors import DataError, UsageError
+from alexnet.storage.folders import check_run
 
 if TYPE_CHECKING:
     from alexnet.analysis.feature_files import FeatureReport
@@ -22,15 +23,24 @@ TrainedRun = Annotated[Path, option("--run RUN", "Run directory.")]
 Layers = Annotated[
     list[str] | None, option("--layer NAME", "A layer, such as fc7. Can be repeated.")
 ]
+Size = Annotated[
+    int | None,
+    option(
+        "--size N",
+        "Side of the network's input, for layers before the first fully connected one: images are "
+        "scaled to it and used whole. Default: the run's own size.",
+    ),
+]
 List = Annotated[bool, flag("--list", "Show the layers with their sizes, and stop.")]
 
 
-def features(
+def features(  # noqa: PLR0913 - typer makes an option of each parameter
     images: Images = None,
     out: Out = None,
     *,
     run: TrainedRun,
     layer: Layers = None,
+    size: Size = None,
     show_list: List = False,
     weights: Weights = "best",
     device: Device = "auto",
@@ -43,6 +53,8 @@ def features(
     is a table of names and layers.
 
     conv5 is the layer before its activation, relu5 the same after it.
+    A file that cannot be read as an image is reported on stderr and makes
+    the exit code 3; the others are used.
 
     Examples:
 
@@ -50,6 +62,7 @@ def features(
       alexnet features photos/ fc7.npy --run runs/photos --layer fc7
       alexnet features photos/ x.npy --run runs/photos --layer conv5 --layer fc6
     """
+    check_run(run)
     from alexnet.analysis.feature_files import write_features
     from alexnet.analysis.features import Tapped, layer_shapes
     from alexnet.storage.run import Run
@@ -62,7 +75,7 @@ def features(
             "features takes IMAGES, OUT and at least one --layer; --list shows the layers"
         )
     bad: list[DataError] = []
-    tapped = Tapped(run, layer, checkpoint=weights, device=device)
+    tapped = Tapped(run, layer, size=size, checkpoint=weights, device=device)
     report = write_features(images, out, tapped, on_bad=bad.append, progress=progress())
     if json:
         print_json(report.as_json())

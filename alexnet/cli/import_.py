@@ -19,8 +19,8 @@ Weights = Annotated[
     str,
     typer.Argument(
         metavar="FILE",
-        help="Weights: a .pth, .safetensors, .caffemodel or .onnx file; or torchvision, to "
-        "download.",
+        help="Weights: a .pth, .pt2, .safetensors, .caffemodel or .onnx file; a folder of "
+        "export --format caffe; or torchvision, to download.",
     ),
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Run directory to create.")]
@@ -33,7 +33,8 @@ Classes = Annotated[
     option(
         "--classes FILE",
         "Class names: a packed data set, a text file with one class per line such as "
-        "synset_words.txt, or a JSON file. Default: numbers.",
+        "synset_words.txt, or a JSON file (a list, index to name, or name to index). Default: "
+        "numbers.",
     ),
 ]
 Mean = Annotated[

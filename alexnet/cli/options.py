@@ -4,10 +4,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from alexnet.errors import UsageError
 from alexnet.networks import NAMES
+from alexnet.progress import SILENT, Progress
 from alexnet.recipes import list_recipes
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from alexnet.evaluate import Accelerate
 
 TRAINING, MACHINE, OUTPUT = "Training", "Machine", "Output"
@@ -40,12 +44,22 @@ Recipe = Annotated[
     ),
 ]
 Epochs = Annotated[int | None, option("--epochs N", "Passes over the training images.", TRAINING)]
+LearningRate = Annotated[
+    float | None, option("--lr X", "Learning rate, after the warm-up.", TRAINING)
+]
+BatchSize = Annotated[int | None, option("--batch-size N", "Images per step.", TRAINING)]
+WeightDecay = Annotated[float | None, option("--weight-decay X", "Decay of the weights.", TRAINING)]
+Optimizer = Annotated[
+    Literal["paper", "sgd", "adamw", "lars"] | None,
+    option("--optimizer NAME", "Update rule: paper, sgd, adamw or lars.", TRAINING),
+]
 Seed = Annotated[int | None, option("--seed N", "Seed of all random numbers.", TRAINING)]
 Changes = Annotated[
     list[str] | None,
     option(
         "--set NAME=VALUE",
-        "Change a setting, such as lr=0.02. Can be repeated. An unknown name lists all settings.",
+        "Change any setting, such as momentum=0.8. Can be repeated. An unknown name lists all "
+        "settings.",
         TRAINING,
     ),
 ]
@@ -83,8 +97,36 @@ Weights = Annotated[
 Json = Annotated[bool, flag("--json", "Print the result as one JSON document.", OUTPUT)]
 
 
-def accelerator(plain: bool) -> "Accelerate | None":
-    """Return the function that accelerates a network, or None for PyTorch's own layers."""
+def check_model(*names: str) -> None:
+    """Raise `UsageError` for an unknown network, before torch is imported."""
+    for name in names:
+        if name not in NAMES:
+            raise UsageError(f"there is no model {name!r}; the models are: {', '.join(NAMES)}")
+
+
+def accelerator(plain: bool, progress: Progress = SILENT) -> "Accelerate | None":
+    """Return the function that accelerates a network, or None for PyTorch's own layers.
+
+    `progress` receives a note when kernels are compiled.
+    """
+    if plain:
+        return None
     from alexnet.kernels import accelerate
 
-    return None if plain else accelerate
+    if progress is SILENT:
+        return accelerate
+
+    def accelerate_and_note(model: "nn.Sequential") -> "nn.Module":
+        device = next(model.parameters()).device.type
+        if device == "cpu":
+            from alexnet.cli.compiling import note_compilation
+
+            note_compilation(progress)
+        elif device == "cuda":
+            from alexnet.kernels.cuda.autotune import gpu_cache
+
+            if not gpu_cache().path.exists():
+                progress.note("compiling and timing kernels for this GPU, once: about a minute")
+        return accelerate(model)
+
+    return accelerate_and_note

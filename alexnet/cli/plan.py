@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from rich.console import Console
 
 from alexnet.cli.console import counted, plain_table, print_json, stdout
-from alexnet.cli.options import MACHINE, NETWORKS, OUTPUT, TRAINING, Json, flag, option
+from alexnet.cli.options import MACHINE, NETWORKS, OUTPUT, TRAINING, Json, check_model, flag, option
 
 if TYPE_CHECKING:
     from alexnet.analysis.plan import ScalingPlan
@@ -82,6 +82,7 @@ def plan(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet plan --devices 512 --batch-size 65536 --link 56Gbit/s --json
       alexnet plan --speed 400TFLOP/s --memory 4TB/s --activations bfloat16
     """
+    check_model(model)
     from alexnet.analysis.plan import RATES, TIMES, Machine, mac_seconds, plan_modes, read_quantity
     from alexnet.analysis.summary import summarize
 
@@ -134,7 +135,8 @@ def show(
 def show_times(plans: "Sequence[ScalingPlan]", console: Console) -> None:
     """Print a line for each mode: times of a step, bytes sent, images per second."""
     numbers = ("compute", "update", "sent", "sending", "hidden", "step", "images/s", "efficiency")
-    table = plain_table("mode", *numbers, right=numbers)
+    least = ("hidden", "sending", "update", "compute", "sent", "efficiency")
+    table = plain_table("mode", *numbers, right=numbers, least=least)
     for plan in plans:
         sent = sum(plan.sent.values()) / 1e6
         before, after = (plan.compute, plan.update), (plan.communication, plan.hidden, plan.step)

@@ -18,6 +18,7 @@ from alexnet.cli.console import (
 )
 from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator, option
 from alexnet.errors import DataError
+from alexnet.storage.folders import check_run
 
 if TYPE_CHECKING:
     from alexnet.predict import Prediction
@@ -45,18 +46,19 @@ def predict(
 ) -> int:
     """Predict the most probable classes of images.
 
-    Folders are searched at any depth. A file that is not an image is
-    reported on stderr and makes the exit code 3; the others are predicted.
+    Folders are searched at any depth. A file that cannot be read as an image
+    is reported on stderr and makes the exit code 3; the others are predicted.
 
     Examples:
 
       alexnet predict cat.jpg dog.png --run runs/photos
       alexnet predict photos/ --run runs/photos --top 1 --json
     """
+    check_run(run)
     from alexnet.predict import predict_images
     from alexnet.storage.run import Run
 
-    bad: list[DataError] = []
+    bad, shown = list[DataError](), progress()
     predictions = predict_images(
         images,
         run,
@@ -65,8 +67,8 @@ def predict(
         checkpoint=weights,
         device=device,
         on_bad=bad.append,
-        progress=progress(),
-        accelerate=accelerator(plain),
+        progress=shown,
+        accelerate=accelerator(plain, shown),
     )
     if json:
         print_json([prediction.as_json() for prediction in predictions])

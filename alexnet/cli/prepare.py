@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from alexnet.prepare import PrepareReport
 
 IMAGES, IMAGENET = "Images", "ImageNet"
+CLASSES_SHOWN = 10
 
 Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Folder or tar file of class folders, or the archives of ImageNet or CIFAR-10.",
+        help="Folder, tar or zip of class folders, or the archives of ImageNet or CIFAR-10.",
     ),
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Packed data set to create.")]
@@ -38,6 +39,15 @@ Resize = Annotated[
         "--resize",
         "short: scale the shorter side, then crop the centre square; warp: scale both sides, as "
         "Caffe's networks were trained.",
+        IMAGES,
+    ),
+]
+Orientation = Annotated[
+    Literal["turn", "ignore"] | None,
+    option(
+        "--orientation",
+        "turn: turn a photograph as its EXIF tag says; ignore: as stored. Default: turn; for "
+        "ImageNet's archives ignore, as the published results did.",
         IMAGES,
     ),
 ]
@@ -84,6 +94,7 @@ def prepare(  # noqa: PLR0913 - typer makes an option of each parameter
     *,
     size: Size = 256,
     resize: Resize = "short",
+    orientation: Orientation = None,
     store: Store = "raw",
     val_fraction: ValFraction = 0.1,
     seed: SplitSeed = 0,
@@ -116,6 +127,7 @@ def prepare(  # noqa: PLR0913 - typer makes an option of each parameter
         out,
         size=size,
         resize=resize,
+        orientation=orientation,
         store=store,
         val_fraction=val_fraction,
         seed=seed,
@@ -142,7 +154,7 @@ def show(report: "PrepareReport", console: Console) -> None:
     content = f"{len(report.classes):,} classes, {report.size} x {report.size} pixels"
     space = f"{report.bytes / 1e6:,.1f} MB as {report.store}"
     pace = f"{duration(report.seconds)}, {report.images_per_second:,.0f} images/s"
-    lines = [f"\n{content}, {space}, {pace}"]
+    lines = [f"\n{content}, {space}, {pace}", f"classes: {_class_counts(report)}"]
     lines += [f"rejected: {one_line(each['name'])}: {each['reason']}" for each in report.rejected]
     if report.rejects > len(report.rejected):
         lines.append(
@@ -150,5 +162,21 @@ def show(report: "PrepareReport", console: Console) -> None:
         )
     if report.ignored:
         lines.append(f"ignored: {counted(report.ignored, 'other file')}")
-    lines.append(f"next: alexnet train {shlex.quote(report.out)} RUN")
+    lines.append(f"next: {_next_command(report)}")
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def _class_counts(report: "PrepareReport") -> str:
+    """Return the first classes, each with its number of images."""
+    counts = [f"{one_line(name)} {images:,}" for name, images in report.class_images.items()]
+    more = f", ... and {len(counts) - CLASSES_SHOWN:,} more"
+    return ", ".join(counts[:CLASSES_SHOWN]) + more * (len(counts) > CLASSES_SHOWN)
+
+
+def _next_command(report: "PrepareReport") -> str:
+    """Return the command that can follow: only training images can be trained on."""
+    data = shlex.quote(report.out)
+    if "train" in report.splits:
+        return f"alexnet train {data} RUN"
+    split = "" if "val" in report.splits else f" --split {next(iter(report.splits))}"
+    return f"alexnet evaluate RUN {data}{split}"

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet.cli.console import fits, plain_table, print_json, stdout
-from alexnet.cli.options import NETWORKS, Json, option
+from alexnet.cli.options import NETWORKS, Json, check_model, option
 
 if TYPE_CHECKING:
     from alexnet.analysis.differences import Value
@@ -47,6 +47,7 @@ def summary(
       alexnet summary --diff alexnet caffenet
       alexnet summary --ablate overlap=no --json
     """
+    check_model(*(diff or [model]))
     from alexnet.analysis.differences import as_json
     from alexnet.analysis.summary import summarize
 
@@ -127,7 +128,8 @@ def layer_table(summary: "Summary", *, types: bool) -> Table:
     sizes = ("kernel", "stride", "pad", "groups")
     counts = ("output", "parameters", "MACs")
     names = ("layer", *(["type"] if types else []), *sizes, "activation", *counts)
-    table = plain_table(*names, right=(*sizes, *counts), gap=1)
+    least = ("pad", "groups", "stride", "activation", "kernel")
+    table = plain_table(*names, right=(*sizes, *counts), gap=1, least=least)
     for row in rows_to_show(summary):
         table.add_row(
             row.name,

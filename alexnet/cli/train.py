@@ -20,23 +20,30 @@ from alexnet.cli.console import (
 )
 from alexnet.cli.options import (
     TRAINING,
+    BatchSize,
     Cache,
     Changes,
     Device,
     Epochs,
     Json,
+    LearningRate,
     Model,
+    Optimizer,
     Plain,
     Recipe,
     Seed,
+    WeightDecay,
     accelerator,
+    check_model,
     flag,
     option,
 )
 from alexnet.config import Settings
 from alexnet.errors import UsageError
+from alexnet.progress import SILENT
 from alexnet.recipes import recipe as named_recipe
 from alexnet.settings_text import override
+from alexnet.storage.folders import check_training, is_run
 
 if TYPE_CHECKING:
     from alexnet.evaluate import Accelerate
@@ -52,8 +59,8 @@ Init = Annotated[
     Path | None,
     option(
         "--init RUN",
-        "Start from the weights of this run. If the classes differ, the last layer is initialised "
-        "anew.",
+        "Start from the weights of this run, with its mean image. If the classes differ, the last "
+        "layer is initialised anew.",
         TRAINING,
     ),
 ]
@@ -135,6 +142,10 @@ def train(  # noqa: PLR0913 - typer makes an option of each parameter
     recipe: Recipe = None,
     model: Model = None,
     epochs: Epochs = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    weight_decay: WeightDecay = None,
+    optimizer: Optimizer = None,
     seed: Seed = None,
     changes: Changes = None,
     resume: Resume = False,
@@ -161,16 +172,19 @@ def train(  # noqa: PLR0913 - typer makes an option of each parameter
 
       alexnet train data/photos runs/photos
       alexnet train data/imagenet runs/paper --recipe paper --device cuda
-      alexnet train data/photos runs/fast --epochs 5 --set lr=0.001
+      alexnet train data/photos runs/fast --epochs 5 --lr 0.001
       alexnet train data/photos runs/photos --resume
       alexnet train data/birds runs/birds --init runs/photos --freeze conv1,conv2
       alexnet train data/imagenet runs/paper --recipe paper --parallel towers
     """
+    check_training(data, run)
+    named = {"model": model, "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
+    named |= {"weight_decay": weight_decay, "optimizer": optimizer}
     start = initial_settings(run, recipe, resume=resume)
-    settings = change_settings(start, model, epochs, seed, changes, freeze)
-    options = Options(
-        device=device, resume=resume, init=init, cache=cache, accelerate=accelerator(plain)
-    )
+    settings = change_settings(start, changes, freeze, **named)
+    shown = progress()
+    accelerate = accelerator(plain, SILENT if parallel else shown)  # processes cannot send a note
+    options = Options(device=device, resume=resume, init=init, cache=cache, accelerate=accelerate)
     if parallel:
         from alexnet.parallel import TrainingSpec
 
@@ -184,30 +198,26 @@ def train(  # noqa: PLR0913 - typer makes an option of each parameter
         raise UsageError("--processes and --report-communication need --parallel MODE")
     from alexnet.train import train_model
 
-    show_result(train_model(data, run, settings, **options, progress=progress()), data, (), json)
+    show_result(train_model(data, run, settings, **options, progress=shown), data, (), json)
 
 
 def initial_settings(run: Path, recipe: str | None, *, resume: bool) -> Settings:
     """Return the settings of the run to resume, or those of a recipe."""
-    from alexnet.storage.run import Run
+    if resume and recipe is None and is_run(run):
+        from alexnet.storage.run import Run
 
-    if resume and recipe is None and Run.exists(run):
         return Run.open(run).settings
     return named_recipe(recipe or "small")
 
 
 def change_settings(
-    settings: Settings,
-    model: str | None = None,
-    epochs: int | None = None,
-    seed: int | None = None,
-    changes: list[str] | None = None,
-    freeze: str = "",
+    settings: Settings, changes: list[str] | None = None, freeze: str = "", **named: Any
 ) -> Settings:
-    """Return `settings` changed by the options; --set overrides the other options."""
-    options = {"model": model, "epochs": epochs, "seed": seed}
-    given = [f"{name}={value}" for name, value in options.items() if value is not None]
+    """Return `settings` changed by the options `named`, then by --set, which overrides them."""
+    given = [f"{name}={value}" for name, value in named.items() if value is not None]
     settings = override(settings, [*given, *(changes or [])])
+    if settings.model != "auto":
+        check_model(settings.model)
     frozen = dict.fromkeys(freeze.split(","), 0.0) if freeze else {}
     return replace(settings, layer_lr={**settings.layer_lr, **frozen})
 
@@ -259,13 +269,22 @@ def show(report: "TrainReport", data: Path, console: Console) -> None:
             + (f" (lowest {percent(lowest)})" if lowest is not None else "")
             + f", top-5 error {percent(report.top5_error)}, loss {report.val_loss:.4f}"
         )
+    if report.warning:
+        lines.append(f"warning: {report.warning}")
     folder = shlex.quote(report.run)
-    lines += [
-        f"run: {report.run}",
-        f"next: alexnet evaluate {folder} {shlex.quote(str(data))} --views 10",
-        f"      alexnet predict IMAGE... --run {folder}",
-    ]
+    follow = [f"alexnet predict IMAGE... --run {folder}"]
+    if (split := split_to_evaluate(data)) is not None:
+        follow.insert(0, f"alexnet evaluate {folder} {shlex.quote(str(data))} --views 10{split}")
+    lines += [f"run: {report.run}", "next: " + "\n      ".join(follow)]
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def split_to_evaluate(data: Path) -> str | None:
+    """Return the option for a split that was not trained on; None if there is none."""
+    from alexnet.dataset import Dataset
+
+    splits = Dataset(data).split_names
+    return "" if "val" in splits else " --split test" if "test" in splits else None
 
 
 def show_communication(sent: tuple[dict[str, Any], ...], console: Console) -> None:
@@ -284,7 +303,8 @@ def show_communication(sent: tuple[dict[str, Any], ...], console: Console) -> No
 def rank_table(sent: tuple[dict[str, Any], ...]) -> Table:
     """Lay out a row for each rank: bytes sent per step, times, peak memory."""
     columns = ("sent per step", "communication", "waiting", "overlap", "peak memory")
-    table = plain_table("rank", *columns, right=columns)
+    least = ("overlap", "waiting", "communication")
+    table = plain_table("rank", *columns, right=columns, least=least)
     for each in sent:
         times = (each["seconds_under_way"], each["seconds_waited"])
         overlap = each["overlap"]

@@ -4,8 +4,9 @@ Field numbers are those of caffe.proto in BVLC/caffe. Caffe's images are BGR: me
 converted to RGB here, weights in `origins.py`.
 """
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,11 +28,14 @@ from alexnet.convert.wire import (
 )
 from alexnet.errors import UsageError
 from alexnet.networks.layers import LocalResponseNorm
+from alexnet.storage.untrusted import parse_json
 
 DEPLOY, WEIGHTS, MEAN = "deploy.prototxt", "weights.caffemodel", "mean.binaryproto"
 
 # NetParameter, LayerParameter, and V1LayerParameter, which the files published in 2012-14 use.
 NET_NAME, NET_LAYERS_V1, NET_LAYER = 1, 2, 100
+NET_CARD = 20120
+"""Not in caffe.proto, so that other readers skip it: the card (see `card.py`) as JSON."""
 LAYER_NAME, LAYER_TYPE, LAYER_BOTTOM, LAYER_TOP, LAYER_BLOBS = 1, 2, 3, 4, 7
 V1_NAME, V1_TYPE, V1_BLOBS = 4, 5, 6
 # BlobProto and BlobShape.
@@ -50,6 +54,8 @@ KINDS: dict[str | int, Kind] = {
     15: "norm",
     17: "pool",
 }
+SIGMOIDS = ("Sigmoid", "SigmoidCrossEntropyLoss", 19, 27)
+FORMAT = "Caffe model"
 
 
 def is_caffemodel(message: Message) -> bool:
@@ -59,17 +65,21 @@ def is_caffemodel(message: Message) -> bool:
 
 
 def read_caffemodel(message: Message) -> WeightsFile:
-    """Read a NetParameter. Raises `WireError` for an inconsistent one."""
+    """Read a NetParameter: weights for BGR. Raises `WireError` for an inconsistent one."""
     weights: dict[str, Tensor] = {}
     kinds: list[Kind] = []
+    sigmoid = False
     for name, layer_type, blobs in _layers(message):
+        sigmoid = layer_type in SIGMOIDS or (sigmoid and not blobs)
         if layer_type in KINDS:
             kinds.append(KINDS[layer_type])
         for part, blob in zip(("weight", "bias"), blobs, strict=False):
             # The first Caffe wrote all blobs with four dimensions: fc6 is 1 x 1 x 4096 x 9216.
             rank = 1 if part == "bias" else 4 if KINDS.get(layer_type) == "conv" else 2
             weights[f"{name}.{part}"] = torch.from_numpy(_without_ones(blob, rank).copy())
-    return WeightsFile("Caffe model", weights, tuple(kinds), ordered=True)
+    card = dict(parse_json(message.text(NET_CARD) or "{}"))
+    metadata = {str(key): str(value) for key, value in card.items()}
+    return WeightsFile(FORMAT, weights, tuple(kinds), metadata, ordered=True, sigmoid=sigmoid)
 
 
 def read_binaryproto(data: bytes) -> NDArray[np.float32]:
@@ -109,16 +119,24 @@ def _without_ones(array: NDArray[np.float32], rank: int) -> NDArray[np.float32]:
 # Writing.
 
 
-def write_caffe(name: str, model: nn.Sequential, mean: NDArray[np.float32], folder: Path) -> None:
+def write_caffe(
+    name: str,
+    model: nn.Sequential,
+    mean: NDArray[np.float32],
+    folder: Path,
+    card: Mapping[str, str] | None = None,
+) -> None:
     """Write the network, its weights and its mean image into `folder`.
 
-    `mean` is (size, size, 3) RGB. `model` takes RGB images; the files are for BGR images.
+    `mean` is (size, size, 3) RGB. `model` takes RGB images; the files are for BGR images. The
+    texts of a card are stored with the weights.
     Raises `UsageError` for a network that Caffe cannot express.
     """
     rows = _caffe_rows(model)
     (folder / DEPLOY).write_text(_prototxt(name, rows), encoding="utf-8")
     with (folder / WEIGHTS).open("wb") as file:
         _write_caffemodel(file, name, rows)
+        file.write(bytes_field(NET_CARD, json.dumps(card)) if card else b"")
     bgr = mean.transpose(2, 0, 1)[::-1]
     (folder / MEAN).write_bytes(_old_blob_bytes(np.ascontiguousarray(bgr)))
 

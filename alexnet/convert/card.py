@@ -8,12 +8,12 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 import torch
 
 from alexnet.errors import CheckpointError, UsageError
+from alexnet.storage.environment import package_version
 from alexnet.storage.run import preprocessing_as_json, preprocessing_from_json
 from alexnet.transforms import Preprocessing
 
@@ -42,7 +42,7 @@ class Card:
         return {
             MODEL_KEY: self.model,
             "alexnet_ablate": json.dumps(self.ablate),
-            "alexnet_version": version("alexnet"),
+            "alexnet_version": package_version(),
             "alexnet_classes": json.dumps(self.classes),
             "alexnet_titles": json.dumps(self.titles),
             "alexnet_preprocessing": json.dumps(values),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ def likely_classes(count: int) -> Names:
 def read_classes(path: Path, count: int) -> Names:
     """Read the names of `count` classes, in the order of the network's outputs.
 
-    `path` is a packed data set, a JSON list, ImageNet's class index in JSON ({"0": ["n01440764",
-    "tench"], ...}) or a text with one class on each line, such as Caffe's synset_words.txt
-    ("n01440764 tench, Tinca tinca"). Raises `UsageError` for another file or number of classes.
+    `path` is a packed data set, a JSON list, an index in JSON, from numbers to names ({"0": "cat"},
+    or ImageNet's {"0": ["n01440764", "tench"]}) or from names to numbers ({"cat": 0}), or a text
+    with one class on each line, such as Caffe's synset_words.txt ("n01440764 tench, Tinca tinca").
+    Raises `UsageError` for another file or number of classes.
     """
     try:
         names, titles = _read(path)
@@ -60,8 +62,29 @@ def _read(path: Path) -> Names:
 
 def _from_json(content: Any) -> Names:
     if isinstance(content, dict):
-        content = [content[str(index)] for index in range(len(content))]
+        content = _by_index(content)
+    if not isinstance(content, list):
+        raise ValueError(f"it holds a {type(content).__name__}, not a list or an index of classes")
     return _from_entries([_split(entry) if isinstance(entry, str) else entry for entry in content])
+
+
+def _by_index(content: dict[str, Any]) -> list[Any]:
+    """Return the classes of {"cat": 0} or {"0": "cat"} in the order of the numbers."""
+    if all(type(value) is int for value in content.values()):
+        numbered = [(number, name) for name, number in content.items()]
+    elif all(name.isdecimal() for name in content):
+        numbered = [(int(number), name) for number, name in content.items()]
+    else:
+        raise ValueError("its entries are neither numbers with names, nor names with numbers")
+    numbered.sort(key=itemgetter(0))
+    numbers = [number for number, _ in numbered]
+    if numbers != list(range(len(numbers))):
+        shown = ", ".join(map(str, numbers[:3]))
+        raise ValueError(
+            f"its numbers are {shown}, ..., {numbers[-1]}; those of the network's outputs are 0 to "
+            f"{len(numbers) - 1}, each once"
+        )
+    return [name for _, name in numbered]
 
 
 def _split(line: str) -> Sequence[str]:
@@ -70,5 +93,8 @@ def _split(line: str) -> Sequence[str]:
     return match.groups() if match else (line, line)
 
 
-def _from_entries(entries: Sequence[Sequence[str]]) -> Names:
+def _from_entries(entries: Sequence[Any]) -> Names:
+    for entry in entries:
+        if not isinstance(entry, list | tuple) or len(entry) < 2:
+            raise ValueError(f"{str(entry)[:40]!r} is not a name, nor a list of key and name")
     return [str(entry[0]) for entry in entries], [str(entry[1]) for entry in entries]

@@ -38,6 +38,8 @@ class Format:
     write: Callable[[nn.Sequential, Card, Path], None]
     open: Callable[[Path, nn.Sequential, Preprocessing], tuple[str, Engine]]
     """Returns the engine and its name. It takes only the table from the network."""
+    ending: str
+    """Of the file's name; "" for a folder."""
     needs: tuple[str, ...] = ()
     """Packages that are not installed with alexnet alone."""
 
@@ -134,7 +136,7 @@ def write_caffe_folder(model: nn.Sequential, card: Card, path: Path) -> None:
     """Write a folder with the network, its weights, the mean image and the classes."""
     path.mkdir()
     mean = card.preprocessing.mean_image.permute(1, 2, 0).numpy()
-    write_caffe(card.model, model, mean, path)
+    write_caffe(card.model, model, mean, path, card.as_texts())
     names = list(zip(card.classes, card.titles, strict=True))
     (path / "classes.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
 
@@ -162,11 +164,11 @@ def open_caffe_folder(
 
 ONNX_PACKAGES = ("onnx", "onnxruntime")
 FORMATS = {
-    "onnx": Format(write_onnx_file, open_onnx, ONNX_PACKAGES),
-    "torch-export": Format(write_torch_export, open_torch_export),
-    "safetensors": Format(write_safetensors, open_safetensors),
-    "caffe": Format(write_caffe_folder, open_caffe_folder),
+    "onnx": Format(write_onnx_file, open_onnx, ".onnx", ONNX_PACKAGES),
+    "torch-export": Format(write_torch_export, open_torch_export, ".pt2"),
+    "safetensors": Format(write_safetensors, open_safetensors, ".safetensors"),
+    "caffe": Format(write_caffe_folder, open_caffe_folder, ""),
 }
 ONNX_WITH_PREPROCESSING = Format(
-    partial(write_onnx_file, with_preprocessing=True), open_onnx, ONNX_PACKAGES
+    partial(write_onnx_file, with_preprocessing=True), open_onnx, ".onnx", ONNX_PACKAGES
 )

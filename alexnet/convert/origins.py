@@ -17,6 +17,7 @@ from torch import Tensor
 from alexnet.convert.caffe import read_binaryproto
 from alexnet.errors import UsageError
 from alexnet.images.decode import Resize
+from alexnet.storage.atomic import expanded
 from alexnet.storage.untrusted import map_array
 from alexnet.transforms import Preprocessing
 
@@ -68,7 +69,7 @@ def make_preprocessing(
     """
     color = origin.mean if mean is None else _color(str(mean))
     if mean is not None and color is None:
-        image = read_mean(Path(mean))
+        image = read_mean(expanded(mean))
         if size not in (None, len(image)):
             raise UsageError(f"{mean} has side {len(image)}, --size says {size}")
         size = len(image)

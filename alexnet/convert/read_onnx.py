@@ -30,6 +30,7 @@ KINDS: dict[str, Kind] = {
     "LRN": "norm",
     "MaxPool": "pool",
 }
+LAYERS = ("conv", "fc")
 TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 """The types of weights that are read, by TensorProto.DataType."""
 
@@ -46,18 +47,19 @@ def read_onnx(message: Message) -> WeightsFile:
     }
     graph = message.message(MODEL_GRAPH)
     tensors = {tensor.text(TENSOR_NAME): tensor for tensor in graph.messages(GRAPH_INITIALIZER)}
-    kinds = [
-        KINDS[op]
-        for op in (node.text(NODE_OP) for node in graph.messages(GRAPH_NODE))
-        if op in KINDS
-    ]
+    operators = [node.text(NODE_OP) for node in graph.messages(GRAPH_NODE)]
+    kinds = [KINDS[operator] for operator in operators if operator in KINDS]
+    layers = [row for row, operator in enumerate(operators) if KINDS.get(operator) in LAYERS]
+    sigmoid = "Sigmoid" in operators[max(layers, default=0) :]
     if MODEL_KEY in metadata:  # written by us: the tensors have the names of the state dict
+        if any(name.endswith("_quantized") for name in tensors):
+            raise WireError("its weights have 8 bits: import the file exported without --int8")
         arrays = ((name, _array(tensor)) for name, tensor in tensors.items() if "." in name)
     else:
         nodes = graph.messages(GRAPH_NODE)
         arrays = (found for node in nodes for found in _layer_weights(node, tensors))
     weights = {name: torch.from_numpy(array) for name, array in arrays}
-    return WeightsFile("ONNX", weights, tuple(kinds), metadata, ordered=True)
+    return WeightsFile("ONNX", weights, tuple(kinds), metadata, ordered=True, sigmoid=sigmoid)
 
 
 def _layer_weights(
@@ -65,7 +67,7 @@ def _layer_weights(
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield the weight and bias of a node, if it has them, named after the node."""
     inputs, kind = node.texts(NODE_INPUT), KINDS.get(node.text(NODE_OP))
-    if kind not in ("conv", "fc"):
+    if kind not in LAYERS:
         return
     layer = node.text(NODE_NAME) or (inputs[1] if len(inputs) > 1 else "")
     for part, name in zip(("weight", "bias"), inputs[1:], strict=False):

@@ -34,6 +34,8 @@ class WeightsFile:
     """Texts stored with the weights."""
     ordered: bool = False
     """Whether the layers are in the network's order, so that their names need not be ours."""
+    sigmoid: bool = False
+    """Whether the file says that a sigmoid follows the last layer, in place of a softmax."""
 
     @property
     def layers(self) -> list[str]:

@@ -23,6 +23,7 @@ from alexnet.errors import StorageError
 from alexnet.evaluate import Evaluation
 from alexnet.images import Pixels
 from alexnet.predict import Prediction
+from alexnet.storage.atomic import expanded
 from alexnet.storage.run import Run
 
 FILTERS_ACROSS = 12
@@ -63,7 +64,7 @@ def write_report(
     `evaluations` give the errors, one for each number of views, all of one split. The confusion
     matrix is that of the first. Raises `StorageError` if the page cannot be written.
     """
-    path = Path(path)
+    path = expanded(path)
     page = render_report(run, evaluations, samples, story)
     try:
         path.write_text(page, encoding="utf-8")
@@ -217,7 +218,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {number}" for name, number in run.info["versions"].items())
     entries = {
         "Software": versions,
-        "Device": run.info.get("device", "not recorded"),
+        "Device": run.info.get("hardware", "not recorded"),
         "Images": f"{run.preprocessing.size} x {run.preprocessing.size} pixels, "
         f"of which the network sees {run.preprocessing.crop} x {run.preprocessing.crop}",
         "Data set": f"SHA-256 {run.info['data']['fingerprint']}",

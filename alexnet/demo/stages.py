@@ -11,12 +11,14 @@ from alexnet.config import Settings
 from alexnet.dataset import Dataset, Split
 from alexnet.demo.drawings import Drawings
 from alexnet.demo.report import Sample, Story, duration, write_report
+from alexnet.device import DeviceName
 from alexnet.errors import UsageError
 from alexnet.evaluate import Accelerate, Evaluation, evaluate_run
 from alexnet.predict import Prediction, predict_images
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import SILENT, Progress
 from alexnet.recipes import recipe
+from alexnet.storage.atomic import expanded
 from alexnet.storage.run import Run
 from alexnet.train import TrainReport, train_model
 
@@ -56,7 +58,7 @@ def run_demo(
     *,
     epochs: int | None = None,
     seed: int = 0,
-    device: str = "auto",
+    device: DeviceName = "auto",
     drawings: Drawings | None = None,
     progress: Progress = SILENT,
     accelerate: Accelerate | None = None,
@@ -68,10 +70,12 @@ def run_demo(
     uses the network as it is. Raises `UsageError` if OUT holds other data or a run with other
     settings.
     """
-    out = Path(out)
+    out = expanded(out)
     data, run = out / "data", out / "run"
     settings = demo_settings(EPOCHS if epochs is None else epochs, seed)
     refuse_other_run(run, settings)
+    if (out / "report.html").exists() and not Run.exists(run):
+        raise UsageError(f"{out}/report.html is not of a demo; choose another folder")
     options: Any = {"device": device, "progress": progress, "accelerate": accelerate}
 
     dataset = prepare_drawings(data, drawings or Drawings(), progress)
@@ -85,8 +89,9 @@ def run_demo(
     truths = list(pictures.values())
     samples = [Sample(*pair) for pair in zip(truths, predictions, strict=True)]
     command = f"alexnet demo {shlex.quote(str(out))} --epochs {settings.epochs} --seed {seed}"
-    story = describe(dataset, trained, command)
-    page = write_report(out / "report.html", Run.open(run), evaluations, samples, story)
+    opened = Run.open(run)
+    story = describe(dataset, opened.info.get("hardware", trained.device), trained.seconds, command)
+    page = write_report(out / "report.html", opened, evaluations, samples, story)
     return DemoReport(
         out=str(out),
         report=str(page),
@@ -148,14 +153,14 @@ def first_of_class(split: Split, label: int) -> list[int]:
     return indices[:PICTURES_PER_CLASS]
 
 
-def describe(dataset: Dataset, trained: TrainReport, command: str) -> Story:
+def describe(dataset: Dataset, hardware: str, seconds: float, command: str) -> Story:
     """Return the texts of the page, for a reader who does not know the demo."""
     images = len(dataset.split("train"))
     return Story(
         title="A small AlexNet, trained on drawings",
         sentence="This neural network is a smaller version of AlexNet, which won the ImageNet "
         f"contest of 2012. It learned to recognise {len(dataset.classes)} drawn objects from "
-        f"{images:,} examples in {duration(trained.seconds)} on {trained.device}. The page shows "
+        f"{images:,} examples in {duration(seconds)} on {hardware}. The page shows "
         "its answers to images that it had not seen in training.",
         command=command,
     )

@@ -12,6 +12,7 @@ from alexnet.doctor.published import ARCHIVES, examine_archives, find_archives
 from alexnet.doctor.runs import examine_run
 from alexnet.errors import UsageError
 from alexnet.progress import SILENT, Progress
+from alexnet.storage.atomic import expanded
 from alexnet.storage.dataset_manifest import MANIFEST
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
@@ -25,16 +26,16 @@ def diagnose(
     `source` is a folder with archives, examined together with the data set that was made of them.
     Damage is returned, not raised. Raises `UsageError` if `path` is none of the three.
     """
-    began, path, report = time.monotonic(), Path(path), Report()
-    kind = _kind(path)
-    if source is not None and not find_archives(Path(source)):
+    began, path, report = time.monotonic(), expanded(path), Report()
+    kind, source = _kind(path), None if source is None else expanded(source)
+    if source is not None and not find_archives(source):
         raise UsageError(f"{source} holds none of ImageNet's archives ({', '.join(ARCHIVES)})")
     if kind == "data set":
         examine_dataset(path, report, progress)
     elif kind == "run":
         examine_run(path, report, progress)
     if kind == "archives" or source is not None:
-        examine_archives(path if source is None else Path(source), report, progress)
+        examine_archives(path if source is None else source, report, progress)
     return report.diagnosis(path, kind, time.monotonic() - began)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from alexnet.dataset import Dataset, Split
 from alexnet.doctor.checksums import Expected, wrong_files
+from alexnet.doctor.classes import FolderTally, check_classes
 from alexnet.doctor.findings import Report, error_text
 from alexnet.doctor.images import examine_images
 from alexnet.doctor.published import compare_counts, published_counts
@@ -19,6 +20,12 @@ MAX_IMBALANCE = 10
 """The largest class may have this many times the images of the smallest without a warning."""
 MAX_REJECTED = 0.01
 """The fraction of rejected images without a warning."""
+MIN_DEVIATION = 1.0
+"""Grey levels: the least standard deviation of the training pixels along their first colour."""
+ORIENTATION = "orientation"
+"""The key of dataset.json with the rule for photographs that their EXIF tag turns."""
+PUBLISHED = ("cifar10", "imagenet")
+"""The kinds of sources whose photographs no tag ever turned."""
 
 
 def examine_dataset(path: Path, report: Report, progress: Progress) -> None:
@@ -37,7 +44,12 @@ def examine_dataset(path: Path, report: Report, progress: Progress) -> None:
     if not _check_manifest(dataset, report):
         return
     _check_counts(dataset, report)
-    readable = {name for name in dataset.split_names if _check_names(dataset, name, report)}
+    _check_colors(dataset, report)
+    _check_orientation(info, report)
+    folders = FolderTally()
+    names = dataset.split_names
+    readable = {name for name in names if _check_names(dataset, name, folders, report)}
+    check_classes(dataset.classes, folders, report)
     examine_images(dataset, report, progress, check_mean=intact, named=readable)
 
 
@@ -172,7 +184,28 @@ def _balance(classes: Sequence[str], counts: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _check_names(dataset: Dataset, split_name: str, report: Report) -> bool:
+def _check_colors(dataset: Dataset, report: Report) -> None:
+    deviation = float(dataset.color_std.max())
+    if not deviation >= MIN_DEVIATION:
+        report.damage(
+            "colours",
+            f"the training images have no spread of colours: color_std is {deviation:.3g}",
+            "compare the images with their files; prepare again, which scales 16-bit values",
+        )
+
+
+def _check_orientation(info: dict[str, Any], report: Report) -> None:
+    """Report the rule for the EXIF orientation, which the pixels do not show."""
+    rule = report.facts["orientation"] = info.get(ORIENTATION)
+    if rule is None and info.get("provenance", {}).get("source_kind") not in PUBLISHED:
+        report.note(
+            "orientation",
+            f"{MANIFEST} has no rule for turned photographs: earlier versions ignored the EXIF "
+            "orientation, so portrait ones may lie on their side; prepare again to turn them",
+        )
+
+
+def _check_names(dataset: Dataset, split_name: str, folders: FolderTally, report: Report) -> bool:
     """Compare each image's name with its label; return whether each image has a name.
 
     Names contain the class folder where the source had one. An image whose name contains another
@@ -185,8 +218,9 @@ def _check_names(dataset: Dataset, split_name: str, report: Report) -> bool:
         for number, name in enumerate(_names(dataset, split_name)):
             if number < len(split):
                 label = dataset.classes[int(split.labels[number])]
-                parts = set(name.split("/"))
-                if parts & keys and label not in parts:
+                parts = name.split("/")
+                folders.add(label, parts)
+                if label not in parts and not keys.isdisjoint(parts):
                     wrong.append(f"{name} is labelled {label}")
             if name == before:  # names are sorted
                 repeated.append(name)

@@ -1,4 +1,4 @@
-"""Examines every image of a packed data set: broken, flat and truncated ones, and duplicates."""
+"""Examines every image of a packed data set: broken, flat, dark, truncated and equal ones."""
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 
 from alexnet.dataset import Dataset, Split
 from alexnet.doctor.findings import LISTED, Report
-from alexnet.doctor.signatures import Signatures, are_similar, equal_groups, similar_pairs
+from alexnet.doctor.signatures import (
+    DARK_LEVEL,
+    Signatures,
+    are_similar,
+    equal_groups,
+    similar_pairs,
+)
 from alexnet.errors import DataError
 from alexnet.images import Pixels
 from alexnet.progress import Advance, Progress
@@ -85,7 +91,8 @@ def examine_images(
     elif check_mean:
         _check_mean(dataset, sums, report)
     _report_flags(catalog, signatures, report)
-    good = np.setdiff1d(np.arange(len(catalog)), bad)
+    # Dark images are equal because their values are lost; no label of theirs is wrong.
+    good = np.setdiff1d(np.flatnonzero(~signatures.dark), bad)
     _report_equal(catalog, signatures, good, report)
     _report_similar(catalog, signatures, good, report, progress)
 
@@ -127,7 +134,18 @@ def _check_mean(dataset: Dataset, sums: Indices, report: Report) -> None:
 def _report_flags(catalog: Catalog, signatures: Signatures, report: Report) -> None:
     for check, flags, what, remedy in (
         ("flat", signatures.flat, "show one uniform colour", "remove them unless intended"),
-        ("cut", signatures.cut, "end in uniform grey, as truncated JPEGs do", "check them"),
+        (
+            "dark",
+            signatures.dark,
+            f"are nearly black (nothing above {DARK_LEVEL} of 255), as 16-bit files read wrongly",
+            "compare them with their files; prepare again, which scales 16-bit values",
+        ),
+        (
+            "cut",
+            signatures.cut,
+            "end in uniform grey, as truncated JPEGs do",
+            "compare them with their files; prepare again, which rejects truncated ones",
+        ),
     ):
         indices = np.flatnonzero(flags)
         report.facts[check] = len(indices)

@@ -1,6 +1,5 @@
 """Examines a run directory: its description, checkpoints, metrics and data set."""
 
-import fcntl
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from alexnet.doctor.findings import Report, error_text
 from alexnet.errors import AlexnetError
 from alexnet.progress import Progress
 from alexnet.storage.checkpoint_store import read_manifest
+from alexnet.storage.locks import is_locked
 from alexnet.storage.run import Run
 from alexnet.storage.untrusted import parse_json
 
@@ -27,7 +27,7 @@ def examine_run(path: Path, report: Report, progress: Progress) -> None:
     _check_checkpoints(path, run, report, progress)
     _check_metrics(path / "metrics.jsonl", report)
     left = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.suffix in _UNFINISHED)
-    if _is_locked(path / "lock"):
+    if is_locked(path / "lock"):
         report.warn("lock", "a training is running in it now", "examine it again after that")
     elif left:
         report.warn(
@@ -207,15 +207,3 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 def _is_not_finite(value: object) -> bool:
     return isinstance(value, float) and not np.isfinite(value)
-
-
-def _is_locked(path: Path) -> bool:
-    """Return whether another process holds the lock of a run directory."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -1,6 +1,6 @@
-"""Signatures of single images, which show duplicates, flat images and truncated ones.
+"""Signatures of single images, which show duplicates, flat, dark and truncated ones.
 
-A signature has 24 bytes and two flags, so the duplicates among all of ImageNet are found in 50 MB.
+A signature has 24 bytes and three flags: the duplicates among all of ImageNet are found in 50 MB.
 """
 
 import hashlib
@@ -13,6 +13,14 @@ from alexnet.images import Pixels
 
 FLAT_DEVIATION = 2.0
 """Grey levels: an image is flat if all its channels have a smaller standard deviation."""
+DARK_LEVEL = 63
+"""Grey levels: an image is dark if nothing in it is brighter.
+
+16-bit files of up to 14 bits become so if only their high bytes are read. Photographs at night have
+brighter lights.
+"""
+CUT_FRACTION = 1 / 32
+"""The fraction of an image's rows that end it in grey if it is called cut."""
 NEAR_BITS = 6
 """Images whose gradient hashes differ in at most this many of 64 bits are compared by pixels."""
 NEAR_LEVELS = 4.0
@@ -27,25 +35,30 @@ Flags = NDArray[np.bool_]
 
 @dataclass
 class Signatures:
-    """Signatures of N images: `digests` (N, 2), `gradient_hashes`, `flat` and `cut` (N,)."""
+    """Signatures of N images: `digests` (N, 2), `gradient_hashes` and three flags (N,).
+
+    A dark image is not called flat too, nor a flat one cut.
+    """
 
     digests: Words
     gradient_hashes: Words
     flat: Flags
+    dark: Flags
     cut: Flags
 
     @classmethod
     def empty(cls, count: int) -> "Signatures":
         """Return empty signatures of `count` images."""
         digests, hashes = np.zeros((count, 2), np.uint64), np.zeros(count, np.uint64)
-        return cls(digests, hashes, np.zeros(count, np.bool_), np.zeros(count, np.bool_))
+        return cls(digests, hashes, *(np.zeros(count, np.bool_) for _ in range(3)))
 
     def add(self, first: int, images: Pixels) -> None:
         """Compute the signatures of `images` (B, S, S, 3), the first of which has index `first`."""
         rows = slice(first, first + len(images))
         self.digests[rows] = pixel_digests(images)
         self.gradient_hashes[rows] = gradient_hashes(images)
-        self.flat[rows] = is_flat(images)
+        self.dark[rows] = is_dark(images)
+        self.flat[rows] = is_flat(images) & ~self.dark[rows]
         self.cut[rows] = is_cut(images) & ~self.flat[rows]
 
 
@@ -93,9 +106,15 @@ def is_flat(images: Pixels) -> Flags:
     return np.asarray(deviations.max(axis=1) < FLAT_DEVIATION)
 
 
+def is_dark(images: Pixels) -> Flags:
+    """Return which images are nearly black everywhere: (B,)."""
+    return np.asarray(images.max(axis=(1, 2, 3)) <= DARK_LEVEL, np.bool_)
+
+
 def is_cut(images: Pixels) -> Flags:
-    """Return which images end in the grey that decoders fill in for missing data: (B,)."""
-    bottom = images[:, -max(1, images.shape[1] // 8) :].astype(np.int16)
+    """Return which images end in rows of the grey that decoders fill in for missing data: (B,)."""
+    rows = max(1, round(CUT_FRACTION * images.shape[1]))
+    bottom = images[:, -rows:].astype(np.int16)
     return np.asarray((np.abs(bottom - _GREY) <= 1).all(axis=(1, 2, 3)), np.bool_)
 
 

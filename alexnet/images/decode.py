@@ -8,7 +8,6 @@ five common formats are accepted.
 import io
 import math
 import re
-import struct
 import threading
 import warnings
 from collections.abc import Callable
@@ -16,21 +15,18 @@ from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from alexnet.errors import DataError
-from alexnet.images import Box, Pixels, Window
+from alexnet.errors import DataError, can_allocate
+from alexnet.images import ORIENTATIONS, Box, Orientation, Pixels, Window, png
 from alexnet.images.jpeg_header import size_from_header
+from alexnet.images.jpeg_scans import find_damage, has_all_scans
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 100_000_000
 """Checked in the header, before any pixel is decoded."""
 JPEG_QUALITY = 95
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
 _MAX_BUFFER_BYTES = 2**24
-# Contains no JPEG marker (0xFF) and no long run of one code.
-_MORE_DATA = bytes(range(255)) * 8
 
 Resize = Literal["short", "warp"]
 """short: scale the shorter side, then crop the centre (P 2); warp: scale both sides (Caffe)."""
@@ -41,11 +37,19 @@ class ImageError(DataError):
     """An image cannot be used; the message is the reason, without the file name."""
 
 
+def check_rules(resize: str, orientation: str) -> None:
+    """Raise ValueError for an unknown rule."""
+    if resize not in RESIZES:
+        raise ValueError(f"resize is {resize!r}, not {' or '.join(RESIZES)}")
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"orientation is {orientation!r}, not {' or '.join(ORIENTATIONS)}")
+
+
 def load_square(
     data: bytes,
     size: int,
     *,
-    orient: bool = False,
+    orientation: Orientation = "ignore",
     resize: Resize = "short",
     many: bool = False,
 ) -> Pixels:
@@ -53,8 +57,7 @@ def load_square(
 
     `resize="short"` scales the shorter side to `size` (bicubic, antialiased) and crops the longer
     side evenly. "warp" scales both sides to `size` and changes the proportions (Caffe's networks).
-    Transparency is dropped; of several frames the first is used. `orient=True` turns the image as
-    its EXIF tag says, which the published data sets did not do. `many=True` decodes photographs in
+    Transparency is dropped; of several frames the first is used. `many=True` scales photographs in
     about a third of the time, to the same pixels, if simplejpeg is installed; loading the compiled
     code takes half a second (four seconds the first time on a machine). Raises ImageError.
     """
@@ -62,14 +65,21 @@ def load_square(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            pixels = None
-            if many and not orient and resize == "short":
-                pixels = _fast_square(data, size)
-            return square(_decode(data, size, orient), size, resize) if pixels is None else pixels
+            turn = orientation == "turn"
+            pixels = _fast_decode(data, size, turn) if data.startswith(b"\xff\xd8") else None
+            if pixels is None:
+                return square(_decode(data, size, turn), size, resize)
+            fast = _fast_square(pixels, size) if many and resize == "short" else None
+            return square(_from_buffer(pixels), size, resize) if fast is None else fast
         except ImageError:
             raise
-        except Exception as error:  # a broken file can fail anywhere in a decoder
-            raise ImageError(_reason(error)) from error
+        except Exception as error:  # noqa: BLE001 - a broken file can fail anywhere in a decoder
+            reason = _reason(error)
+    # What the decoder held is free again. Decoders hide that memory was short, and it is not the
+    # file's fault: there must be enough for the largest image that is accepted.
+    if not can_allocate(4 * MAX_PIXELS):
+        raise MemoryError
+    raise ImageError(reason)
 
 
 def square(image: Image.Image, size: int, resize: Resize = "short") -> Pixels:
@@ -142,24 +152,33 @@ def _decode_with_pillow(data: bytes) -> Pixels:
         return np.array(image.convert("RGB"))
 
 
-def _decode(data: bytes, size: int, orient: bool) -> Image.Image:
+def _decode(data: bytes, size: int, turn: bool) -> Image.Image:
     if not data:
         raise ImageError("empty file")
-    with Image.open(io.BytesIO(_without_extras(data)), formats=FORMATS) as image:
+    is_png = data.startswith(png.SIGNATURE)
+    stream = io.BytesIO(png.without_extras(data) if is_png else data)
+    with Image.open(stream, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(f"{image.width} x {image.height} pixels: more than {MAX_PIXELS:,}")
         # JPEG decodes to 1/2, 1/4 or 1/8 cheaply; bicubic still scales by at least 2.
         image.draft(None, (2 * size, 2 * size))
         image.load()
-        _refuse_missing_end(image, data, size)
-        return to_rgb(_oriented(image) if orient else image)
+        if image.format in ("JPEG", "MPO"):
+            _refuse(find_damage(data, image, (2 * size, 2 * size)))
+        elif is_png and png.lacks_rows(data, image):
+            _refuse("damaged: the lower part of the image is missing")
+        eight_bits = png.read_16_bits(data, image) if is_png else None
+        pixels = to_rgb(image if eight_bits is None else Image.fromarray(eight_bits))
+        return _turned(pixels, _orientation(image)) if turn else pixels
 
 
-def _fast_square(data: bytes, size: int) -> Pixels | None:
-    """Do the same as `load_square` for a flawless JPEG photograph; return None for others."""
-    pixels = _fast_decode(data, size) if data.startswith(b"\xff\xd8") else None
-    if pixels is None:
-        return None
+def _refuse(reason: str | None) -> None:
+    if reason:
+        raise ImageError(reason)
+
+
+def _fast_square(pixels: Pixels, size: int) -> Pixels | None:
+    """Resize (H, W, 4) pixels as `square` does; return None for a shape that is left to it."""
     from alexnet.images.resize import bicubic  # compiles, or loads compiled code
 
     height, width, _ = pixels.shape
@@ -168,6 +187,12 @@ def _fast_square(data: bytes, size: int) -> Pixels | None:
     if bottom - top > 1.05 * (right - left):  # where Pillow may scale the columns first
         return None
     return bicubic(pixels, window, box, size)
+
+
+def _from_buffer(pixels: Pixels) -> Image.Image:
+    """Return (H, W, 4) pixels as an RGB image of Pillow."""
+    height, width, _ = pixels.shape
+    return Image.frombytes("RGB", (width, height), pixels, "raw", "RGBX")
 
 
 class _DecodeBuffer(threading.local):
@@ -188,7 +213,7 @@ class _DecodeBuffer(threading.local):
 _buffer = _DecodeBuffer()
 
 
-def _fast_decode(data: bytes, size: int) -> Pixels | None:
+def _fast_decode(data: bytes, size: int, turn: bool) -> Pixels | None:
     """Decode to (H, W, 4), as large as Pillow would; None if libjpeg reports anything.
 
     The next call in this thread may overwrite the pixels.
@@ -197,8 +222,9 @@ def _fast_decode(data: bytes, size: int) -> Pixels | None:
         import simplejpeg
     except ImportError:
         return None
-    whole = size_from_header(data) or _size_by_pillow(data)
-    if whole is None or whole[0] * whole[1] > MAX_PIXELS:
+    header = size_from_header(data)
+    whole, orientation = (header, 1) if header else _header_by_pillow(data, turn)
+    if whole is None or whole[0] * whole[1] > MAX_PIXELS or not has_all_scans(data):
         return None
     width, height = _drafted(*whole, size)
     try:
@@ -212,13 +238,19 @@ def _fast_decode(data: bytes, size: int) -> Pixels | None:
         )
     except ValueError:
         return None
-    return pixels if pixels.shape[:2] == (height, width) else None
+    if pixels.shape[:2] != (height, width):
+        return None
+    if orientation == 1:
+        return pixels
+    turned = _TURNS[orientation](pixels.view(np.uint32))  # four bytes move faster as one number
+    return np.ascontiguousarray(turned).view(np.uint8)
 
 
-def _size_by_pillow(data: bytes) -> tuple[int, int] | None:
-    """Return width and height of a grey or RGB JPEG; None for other colours."""
+def _header_by_pillow(data: bytes, turn: bool) -> tuple[tuple[int, int] | None, int]:
+    """Return width and height of a grey or RGB JPEG, None for other colours, and how to turn it."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        return image.size if image.mode in ("RGB", "L") else None
+        size = image.size if image.mode in ("RGB", "L") else None
+        return size, _orientation(image) if turn else 1
 
 
 def _drafted(width: int, height: int, size: int) -> tuple[int, int]:
@@ -228,50 +260,38 @@ def _drafted(width: int, height: int, size: int) -> tuple[int, int]:
     return -(-width // divisor), -(-height // divisor)
 
 
-def _refuse_missing_end(image: Image.Image, data: bytes, size: int) -> None:
-    """Raise ImageError for a JPEG whose data end early although its end marker is present.
-
-    The decoder silently fills the missing part with grey, so a grey last pixel is a first sign.
-    The image may really be grey: then more data before the end marker do not change it.
-    """
-    corner = image.getpixel((image.width - 1, image.height - 1))
-    if image.format not in ("JPEG", "MPO") or corner not in (128, (128, 128, 128)):
-        return
-    end = data.rfind(b"\xff\xd9")
-    with Image.open(io.BytesIO(data[:end] + _MORE_DATA + data[end:]), formats=["JPEG"]) as longer:
-        longer.draft(None, (2 * size, 2 * size))
-        if longer.tobytes() != image.tobytes():
-            raise ImageError("damaged: the lower part of the image is missing")
+_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
+"""By the number in the EXIF tag: how (H, W, ...) pixels are turned upright."""
 
 
-def _oriented(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF tag says; ignore tags that cannot be read."""
+def _orientation(image: Image.Image) -> int:
+    """Return the number of the EXIF tag; 1, which changes nothing, if it cannot be read."""
     try:
-        return ImageOps.exif_transpose(image)
+        number = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 - the parser of the tags can fail in any way
+        return 1
+    return number if number in _TURNS else 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation == 1:
         return image
+    return Image.fromarray(np.ascontiguousarray(_TURNS[orientation](np.asarray(image))))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode of Pillow to RGB; keep the high byte of 16-bit grey and drop alpha."""
-    if image.mode.startswith("I"):  # Pillow would clip instead of scaling
-        high_byte = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(high_byte).convert("RGB")
+    """Convert a mode of Pillow with 8 bits or less to RGB; drop alpha."""
+    if image.mode.startswith(("I", "F")):  # Pillow would clip instead of scaling
+        raise ImageError(f"pixels of mode {image.mode}, which have more than 8 bits")
     return image.convert("RGB")
-
-
-def _without_extras(data: bytes) -> bytes:
-    """Remove the chunks of a PNG that are not pixels: texts can unpack to gigabytes."""
-    if not data.startswith(_PNG_SIGNATURE):
-        return data
-    parts, position = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length  # length, kind, body, checksum
-        if kind in _PNG_CHUNKS:
-            parts.append(data[position:end])
-        position = end
-    return b"".join(parts)
 
 
 def _reason(error: Exception) -> str:

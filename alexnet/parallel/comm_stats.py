@@ -1,6 +1,5 @@
 """Communication statistics: bytes sent by layer, and the time that a rank waits for them."""
 
-import resource
 import sys
 import time
 from collections import Counter
@@ -86,6 +85,8 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes that tensors took on a GPU, or that this process took on the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # Windows has none, and no parallel training
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -91,7 +91,14 @@ def _init_process_group(backend: str, timeout: timedelta) -> None:
 
 
 def check_ranks(mode: str, ranks: int) -> None:
-    """Raise `UsageError` for an unknown mode, or a number of ranks that it cannot use."""
+    """Raise `UsageError` for an unknown mode, or a number of ranks that it cannot use.
+
+    Also on Windows, which has neither the signals nor the forking that several processes need.
+    """
+    if not hasattr(os, "fork"):
+        raise UsageError(
+            "--parallel needs Linux or macOS: train without it, with the same result, or use WSL"
+        )
     if mode not in MODES:
         raise UsageError(f"--parallel is one of {', '.join(MODES)}, not {mode!r}")
     if mode == "towers" and ranks % 2:

@@ -128,7 +128,7 @@ class DistributedProcesses(Processes):
 
     def _summed(self, module: nn.Module, names: dict[int, str]) -> nn.Module:
         """Return a module that sums its gradients over `data` during the backward pass."""
-        if self.data.size == 1 or not any(True for _ in module.parameters()):
+        if self.data.size == 1 or not any(each.requires_grad for each in module.parameters()):
             return module
         wrapped = DistributedDataParallel(module, process_group=self.data.group)
         wrapped.register_comm_hook(names, self._sum)

@@ -9,16 +9,16 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import PIL
 
-from alexnet.dataset import STORES
+from alexnet.dataset import CHOICES
 from alexnet.errors import DataError, UsageError
-from alexnet.images.decode import RESIZES, Resize
+from alexnet.images import Orientation
+from alexnet.images.decode import Resize
 from alexnet.loader import available_cores
 from alexnet.prepare.manifest import ManifestBuilder
 from alexnet.prepare.shards import IMAGES_PER_SHARD, ShardTask
@@ -26,10 +26,13 @@ from alexnet.prepare.sources import open_source
 from alexnet.prepare.sources.base import Item, Listing, Source
 from alexnet.prepare.sources.imagenet_classes import imagenet_classes
 from alexnet.prepare.splits import SplitPlan, plan_splits
-from alexnet.prepare.workers import write_shards
+from alexnet.prepare.workers import ONE_PROCESS, can_start_workers, write_shards
 from alexnet.prepare.workspace import Workspace, open_workspace
 from alexnet.progress import SILENT, Progress
+from alexnet.storage.atomic import expanded
 from alexnet.storage.dataset_manifest import VERSION
+from alexnet.storage.environment import package_version
+from alexnet.storage.folders import refuse_address
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class PrepareReport:
     size: int
     store: str
     classes: list[str]
+    class_images: dict[str, int]  # the images of each class, in all splits
     splits: dict[str, dict[str, Any]]
     rejects: int
     rejected: list[dict[str, str]]  # the first ten
@@ -62,14 +66,15 @@ class Options:
     val_fraction: float
     seed: int
     resize: Resize
+    orientation: Orientation
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
             raise UsageError(f"size {self.size}: give 1 to 4096 (pixels)")
-        if self.store not in STORES:
-            raise UsageError(f"store {self.store!r}: give {' or '.join(STORES)}")
-        if self.resize not in RESIZES:
-            raise UsageError(f"resize {self.resize!r}: give {' or '.join(RESIZES)}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise UsageError(f"{name} {value!r}: give {' or '.join(choices)}")
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"val_fraction {self.val_fraction}: give 0 or more, below 1")
 
@@ -80,6 +85,7 @@ def prepare_dataset(  # noqa: PLR0913 - the options of the command
     *,
     size: int = 256,
     resize: Resize = "short",
+    orientation: Orientation | None = None,
     store: str = "raw",
     val_fraction: float = 0.1,
     seed: int = 0,
@@ -92,7 +98,9 @@ def prepare_dataset(  # noqa: PLR0913 - the options of the command
     """Pack the images of a source into the data set `out`; docs/prepare.md lists the sources.
 
     Images become `size` x `size`: the centre (`resize="short"`) or the whole image with changed
-    proportions ("warp"), stored as pixels (`store="raw"`) or as JPEG. A source without validation
+    proportions ("warp"), stored as pixels (`store="raw"`) or as JPEG. `orientation="turn"` first
+    turns a photograph as its EXIF tag says, "ignore" does not; None ignores it for ImageNet's
+    archives, as the published results did, and turns all others. A source without validation
     split gets one: `val_fraction` of the training images of each class, drawn with `seed`. More
     than `max_rejects` unusable images are an error (default: 0 for ImageNet's archives, else 100).
     `val_labels` or `devkit` give the classes of ImageNet's validation images. The result does not
@@ -100,19 +108,23 @@ def prepare_dataset(  # noqa: PLR0913 - the options of the command
     Raises UsageError, DataError, StorageError or WorkerError.
     """
     start = time.monotonic()
-    options = Options(size, store, val_fraction, seed, resize)
+    options = Options(size, store, val_fraction, seed, resize, orientation or "turn")
     if (workers is not None and workers < 1) or (max_rejects is not None and max_rejects < 0):
         raise UsageError(f"workers {workers}, max_rejects {max_rejects}: too small")
-    with open_workspace(Path(out)) as workspace:
+    out = expanded(out)
+    with open_workspace(out, progress.note) as workspace:
         if isinstance(source, str | Path):
-            _refuse_inside(Path(source), Path(out))
+            refuse_address(source)
+            _refuse_inside(expanded(source), out)
             source = open_source(
-                Path(source),
+                expanded(source),
                 workspace.unpacked,
                 progress,
-                val_labels=None if val_labels is None else Path(val_labels),
-                devkit=None if devkit is None else Path(devkit),
+                val_labels=None if val_labels is None else expanded(val_labels),
+                devkit=None if devkit is None else expanded(devkit),
             )
+        if orientation is None and source.kind == "imagenet":
+            options = replace(options, orientation="ignore")
         preparation = _plan(source, options, workspace, progress)
         try:
             images = preparation.write_shards(workers, max_rejects)
@@ -124,7 +136,7 @@ def prepare_dataset(  # noqa: PLR0913 - the options of the command
                     f"finished work is saved in {workspace.folder}; the same command continues it"
                 )
             raise
-    return _report(Path(out), info, time.monotonic() - start, images)
+    return _report(out, info, time.monotonic() - start, images)
 
 
 def _refuse_inside(source: Path, out: Path) -> None:
@@ -146,7 +158,7 @@ def _plan(
 
 def _fingerprint(options: Options, listing: Listing) -> str:
     """Return a digest of everything that decides the content and the names of the shards."""
-    made_by = (VERSION, version("alexnet"), PIL.__version__)
+    made_by = (VERSION, package_version(), PIL.__version__)
     digest = hashlib.sha256(repr((asdict(options), listing.version, made_by)).encode())
     for item in listing.items:
         digest.update(repr(tuple(item)).encode())
@@ -171,6 +183,9 @@ class _Preparation:
         images = sum(missing.values())
         self._check_space(images)
         workers = min(workers or available_cores(), max(1, len(missing)))
+        if workers > 1 and not can_start_workers(self.source):
+            self.progress.note(ONE_PROCESS)
+            workers = 1
         tasks = (
             task
             for split in self.plan.splits
@@ -200,6 +215,7 @@ class _Preparation:
         facts = {
             "size": self.options.size,
             "resize": self.options.resize,
+            "orientation": self.options.orientation,
             "titles": [titles.get(key, key) for key in self.plan.classes],
             "ignored": self.listing.ignored,
         }
@@ -237,7 +253,10 @@ class _Preparation:
             items = [Item(split, item.label, item.name, item.at) for item in items]
             path = self.workspace.shard_path(name)
             options = self.options
-            yield ShardTask(name, items, first, options.size, options.store, path, options.resize)
+            yield ShardTask(
+                name, items, first, options.size, options.store, path,
+                options.resize, options.orientation,
+            )  # fmt: skip
 
     def _shards(self, split: str) -> Iterator[tuple[str, int, Sequence[int]]]:
         """Yield the name, the first image and the item numbers of each shard of a split."""
@@ -269,7 +288,7 @@ class _RejectCounter:
             first = "; ".join(f"{name}: {reason}" for name, reason in self.rejects[:3])
             raise DataError(
                 f"more than {self.allowed} images cannot be used ({first}); "
-                "repair or remove them, or allow more rejects"
+                "repair or remove them, or allow more with --max-rejects N (max_rejects=N)"
             )
 
 
@@ -278,12 +297,14 @@ def _report(out: Path, info: dict[str, Any], seconds: float, images: int) -> Pre
         split: {"images": facts["images"], "per_class": facts["per_class"]}
         for split, facts in info["splits"].items()
     }
+    totals = [sum(each) for each in zip(*(c["per_class"] for c in counts.values()), strict=True)]
     rejected = (out / info["rejects"]["file"]).read_text().splitlines()[:10]
     return PrepareReport(
         out=str(out),
         size=info["size"],
         store=info["store"],
         classes=info["classes"],
+        class_images=dict(zip(info["classes"], totals, strict=True)),
         splits=counts,
         rejects=info["rejects"]["count"],
         rejected=[json.loads(line) for line in rejected],

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from alexnet.prepare.shards import ShardResult, ShardTask
 from alexnet.prepare.statistics import ColorSums
 from alexnet.prepare.workspace import Workspace
 from alexnet.storage.dataset_manifest import FORMAT, MANIFEST, VERSION
+from alexnet.storage.environment import package_version
 
 
 class ManifestBuilder:
@@ -56,7 +56,7 @@ class ManifestBuilder:
     def write(self, facts: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
         """Write the remaining files and dataset.json; return the content of dataset.json.
 
-        `facts` holds size, resize, titles and the number of ignored files.
+        `facts` holds size, resize, orientation, titles and the number of ignored files.
         """
         self._check_classes()
         deviations, vectors = self.sums.principal_colors()
@@ -66,6 +66,7 @@ class ManifestBuilder:
             "version": VERSION,
             "size": facts["size"],
             "resize": facts["resize"],
+            "orientation": facts["orientation"],
             "store": self.store,
             "classes": list(self.classes),
             "titles": facts["titles"],
@@ -80,7 +81,7 @@ class ManifestBuilder:
             "ignored": facts["ignored"],
             "provenance": {
                 **provenance,
-                "alexnet": version("alexnet"),
+                "alexnet": package_version(),
                 "numpy": np.__version__,
                 "pillow": PIL.__version__,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),

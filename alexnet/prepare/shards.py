@@ -11,7 +11,7 @@ from typing import IO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.images import Pixels
+from alexnet.images import Orientation, Pixels
 from alexnet.images.decode import (
     ImageError,
     Resize,
@@ -45,6 +45,7 @@ class ShardTask:
     store: str  # "raw" or "jpeg"
     path: Path  # the temporary file to write
     resize: Resize = "short"
+    orientation: Orientation = "ignore"
 
     @property
     def file(self) -> str:
@@ -111,7 +112,7 @@ def write_shard(source: Source, task: ShardTask, report: OnProgress) -> ShardRes
             for position in range(start, min(start + _REPORT_EVERY, len(task.items))):
                 item = task.items[position]
                 try:
-                    pixels = read_square(source, item, task.size, task.resize, many=many)
+                    pixels = read_square(source, item, task, many=many)
                 except ImageError as error:
                     rejects.append((position, str(error)))
                 else:
@@ -126,17 +127,17 @@ def write_shard(source: Source, task: ShardTask, report: OnProgress) -> ShardRes
     return ShardResult(task.name, task.file, size, digest, positions, extents, rejects, sums)
 
 
-def read_square(
-    source: Source, item: Item, size: int, resize: Resize, *, many: bool = False
-) -> Pixels:
+def read_square(source: Source, item: Item, task: ShardTask, *, many: bool) -> Pixels:
     """Return one image of a source as (size, size, 3) uint8 RGB; raises ImageError."""
     try:
         image = source.read(item)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from error
     if isinstance(image, bytes):
-        return load_square(image, size, resize=resize, many=many)
-    return square_pixels(image, size, resize)
+        return load_square(
+            image, task.size, resize=task.resize, orientation=task.orientation, many=many
+        )
+    return square_pixels(image, task.size, task.resize)
 
 
 class _Writer(Protocol):

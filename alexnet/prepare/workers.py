@@ -2,17 +2,37 @@
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
-from alexnet.errors import AlexnetError, StorageError, WorkerError
+from alexnet.errors import AlexnetError, StorageError, WorkerError, is_out_of_memory
 from alexnet.prepare.shards import OnProgress, ShardResult, ShardTask, write_shard
 from alexnet.prepare.sources.base import Source
 
 _Message = tuple[int, Sequence[tuple[str, str]]] | ShardResult | AlexnetError
 """What a worker sends: arguments for `report`, a finished shard, or an error."""
+ONE_PROCESS = (
+    "this program is not a file that worker processes could import (python - < FILE, a notebook's "
+    "own source): one process does the work; a script file may use several"
+)
+
+
+def can_start_workers(source: Source) -> bool:
+    """Return whether new interpreters can do what each worker does first: import the main module.
+
+    They import it only if it is a file, and need it only for a source that it defines.
+    """
+    main = sys.modules["__main__"]
+    if getattr(main, "__spec__", None) is not None:  # python -m
+        return True
+    file = getattr(main, "__file__", None)  # "<stdin>" for a program from standard input
+    if file is None:
+        return type(source).__module__ != "__main__"
+    return Path(file).is_file()
 
 
 def write_shards(
@@ -55,6 +75,8 @@ def _write(source: Source, task: ShardTask, report: OnProgress) -> ShardResult:
     except OSError as error:
         raise StorageError(f"{task.path}: {error.strerror or error}") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise StorageError("out of memory; try --workers 1") from error
         raise WorkerError(f"shard {task.name}: {error!r}") from error
 
 
@@ -68,7 +90,7 @@ class _Worker:
         self.process: BaseProcess = context.Process(
             target=_serve, args=(remote, source), daemon=True
         )
-        self.shard = ""
+        self.shard, self.has_begun = "", False
         self.process.start()
         remote.close()
 
@@ -86,6 +108,7 @@ class _Worker:
             message: _Message = self.connection.recv()
         except (EOFError, ConnectionResetError):
             raise WorkerError(self._death()) from None
+        self.has_begun = True
         return message
 
     def _death(self) -> str:
@@ -94,9 +117,10 @@ class _Worker:
         if code is not None and code < 0:
             cause = f"was killed by {signal.Signals(-code).name}; memory may be short"
         else:
-            # The usual cause: each worker imports the calling script, which calls prepare again.
-            guard = 'a script must call prepare_dataset under if __name__ == "__main__":'
-            cause = f"ended with status {code}; {guard}"
+            cause = f"ended with status {code}"
+            if not self.has_begun and hasattr(sys.modules["__main__"], "__file__"):
+                # Each worker imports the calling script, which calls prepare again.
+                cause += '; a script must call prepare_dataset under if __name__ == "__main__":'
         return (
             f"worker process {self.process.pid} {cause} (shard {self.shard}); "
             "finished shards are saved; run the same command again, with fewer workers if needed"

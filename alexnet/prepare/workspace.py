@@ -1,7 +1,8 @@
 """The folder OUT.partial, in which a data set is written; it survives a kill.
 
+plan.json        digest of source and options, null until they are known; it shows that the folder
+                 is a workspace, and another plan starts from the beginning
 lock             held by the one process that works here
-plan.json        digest of source and options; another plan starts from the beginning
 data/            becomes OUT by one rename, when all files are on the disk
 NAME.npz         the result of a finished shard, written after the shard itself
 *.part           unfinished files
@@ -13,7 +14,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from alexnet.errors import StorageError, UsageError
 from alexnet.prepare.shards import ShardResult
+from alexnet.prepare.sources.names import few
+from alexnet.progress import SILENT
 from alexnet.storage.atomic import flush, sha256_of, sync
 from alexnet.storage.dataset_manifest import MANIFEST
 from alexnet.storage.locks import locked
@@ -43,21 +46,39 @@ class Workspace:
 
         Returns False if the folder held the work of another plan.
         """
-        before = None
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            before = json.loads(self._plan.read_bytes())["fingerprint"]
-        is_other_plan = self._plan.exists() and before != fingerprint
+        before = self._fingerprint()
         if before != fingerprint:
-            self._clear()
-            _write(self._plan, json.dumps({"fingerprint": fingerprint}).encode())
+            self._clear(self.data)
+            self._write_plan(fingerprint)
         for unfinished in self.folder.glob("*.part"):
             unfinished.unlink()
         self.data.mkdir(exist_ok=True)
-        return not is_other_plan
+        return before in (None, fingerprint)
+
+    def open(self) -> None:
+        """Mark a new folder as a workspace, before anything else is written to it."""
+        if not self._plan.exists():
+            self._write_plan(None)
+
+    def check_ours(self) -> None:
+        """Raise UsageError if OUT.partial exists and is not what `prepare` left there."""
+        if not os.path.lexists(self.folder):
+            return
+        seen = "is no folder"
+        if self.folder.is_dir():
+            names = {path.name for path in self.folder.iterdir()}
+            has_just_begun = names <= {"lock", "plan.json.part"} and self._is_lock()
+            if not names or self._is_plan() or has_just_begun:
+                return
+            seen = f"holds {few(sorted(names), 3)} but no plan.json of prepare"
+        raise UsageError(
+            f"{self.folder}, needed for unfinished work, {seen}: it is left as it is; "
+            f"move it away, or choose another name than {self.out.name}"
+        )
 
     def has_begun(self) -> bool:
         """Return whether there is work that the same command can continue."""
-        return self._plan.exists()
+        return self._fingerprint() is not None
 
     def shard_path(self, name: str) -> Path:
         """Return the temporary file of shard `name`, which only this process writes."""
@@ -116,37 +137,76 @@ class Workspace:
         flush(self.data)
         self.data.rename(self.out)
         flush(self.out.parent)
-        shutil.rmtree(self.folder)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the workspace, but nothing that another program has put there."""
+        self._clear(self.data, self.unpacked)
+        for name in ("plan.json", "lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            self.folder.rmdir()
 
     def _result_path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
 
-    def _clear(self) -> None:
-        for path in self.folder.iterdir():
-            if path.is_dir() and path != self.unpacked:
-                shutil.rmtree(path)
-            elif path.is_file() and path.name != "lock":
+    def _clear(self, *folders: Path) -> None:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        for pattern in ("*.npz", "*.part"):
+            for path in self.folder.glob(pattern):
                 path.unlink()
+
+    def _write_plan(self, fingerprint: str | None) -> None:
+        """Write the plan atomically: a folder with a torn one would look like another's."""
+        temporary = self.folder / "plan.json.part"
+        _write(temporary, json.dumps({"fingerprint": fingerprint}).encode())
+        temporary.replace(self._plan)
+
+    def _fingerprint(self) -> str | None:
+        """Return the digest of the plan, "" if the plan is damaged, None if there is none."""
+        try:
+            value = json.loads(self._plan.read_bytes())["fingerprint"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+        return value if value is None or isinstance(value, str) else ""
+
+    def _is_plan(self) -> bool:
+        """Return whether plan.json was written here, perhaps damaged at its end."""
+        with suppress(OSError):
+            return self._plan.read_bytes().startswith(b'{"fing')
+        return False
+
+    def _is_lock(self) -> bool:
+        with suppress(OSError):
+            text = (self.folder / "lock").read_bytes()
+            return not text or text.startswith(b"process ")
+        return False
 
 
 @contextmanager
-def open_workspace(out: Path) -> Iterator[Workspace]:
-    """Open the workspace of `out` for this process alone.
+def open_workspace(out: Path, warn: Callable[[str], None] = SILENT.note) -> Iterator[Workspace]:
+    """Open the workspace of `out` for this process alone; `warn` gets what is unsafe about that.
 
-    Raises UsageError if OUT exists or another process is preparing it. Turns failures of the disk
-    into StorageError. Work that has begun is kept when an error leaves the context.
+    Raises UsageError if OUT exists, if OUT.partial is not ours, or if another process is preparing
+    it. Turns failures of the disk into StorageError. Work that has begun is kept when an error
+    leaves the context.
     """
     _refuse_existing(out)
     workspace = Workspace(out)
     try:
-        with locked(workspace.folder, f"another prepare is working on {out}"):
+        workspace.check_ours()
+        with locked(workspace.folder, f"another prepare is working on {out}", warn):
             _refuse_existing(out)  # the other process may have finished meanwhile
             try:
+                workspace.open()
                 yield workspace
             finally:
                 shutil.rmtree(workspace.unpacked, ignore_errors=True)
                 if not workspace.has_begun():
-                    shutil.rmtree(workspace.folder, ignore_errors=True)
+                    workspace.remove()
     except OSError as error:
         path = error.filename or workspace.folder
         raise StorageError(f"{path}: {error.strerror or error}") from error

@@ -8,6 +8,8 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,16 @@ from typing import IO
 from safetensors import SafetensorError
 
 from alexnet.errors import StorageError
+
+WINDOWS = sys.platform == "win32"
+
+
+def expanded(path: str | Path) -> Path:
+    """Return `path` with the home folder in place of a leading "~" or "~user"."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such user: a name that begins so
+        return Path(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -26,7 +38,9 @@ def sha256_of(path: Path) -> str:
 
 def flush(path: Path) -> None:
     """Wait until the content of a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():  # cannot be opened there; NTFS records names in its journal
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -44,20 +58,38 @@ def sync(file: IO[bytes]) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Flush a finished file or folder to the disk, rename it to `path` and flush the name."""
+    """Flush a finished file or folder to the disk, rename it to `path` and flush the name.
+
+    A file gets the mode that the umask gives to new files; some writers restrict it to the owner.
+    """
     if temporary.is_dir():
         for inside in temporary.rglob("*"):
             flush(inside)
+    else:
+        with suppress(OSError):  # some file systems have no modes
+            temporary.chmod(_mode_of_new_files())
     flush(temporary)
     temporary.replace(path)
     flush(path.parent)
 
 
+def _mode_of_new_files() -> int:
+    umask = os.umask(0o077)  # reading it means setting it
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file atomically. Raises `OSError`; the old content then stays."""
+    """Write a whole text file atomically. Raises `OSError`; the old content then stays.
+
+    The folder must be ours, such as a run directory: its file `path` with the ending .tmp is
+    replaced. A link of that name is not followed.
+    """
     temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.unlink(missing_ok=True)
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
         publish(temporary, path)
     except OSError:
         with suppress(OSError):
@@ -69,21 +101,24 @@ def write_text(path: Path, text: str) -> None:
 def atomic_write(out: Path) -> Iterator[Path]:
     """Give a temporary path for a file or folder that is renamed to `out` at the end.
 
-    After an error the temporary file is removed and the old `out` stays. Raises `StorageError` for
-    failed writes.
+    The path is in a new folder beside `out`, which this process alone knows. So nothing of anybody
+    else is replaced or removed, whatever its name. After an error the old `out` stays. Raises
+    `StorageError` for failed writes.
     """
-    temporary = out.with_name(f"{out.name}.partial")
+    out = expanded(out)
+    folder = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
+        folder = Path(tempfile.mkdtemp(prefix=".alexnet-", suffix=".partial", dir=out.parent))
+        temporary = folder / f"new{out.suffix}"
         yield temporary
         publish(temporary, out)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise StorageError(f"cannot write {out}: {reason}") from None
     finally:
-        with suppress(OSError):  # it was never made, for example because its folder is a file
-            _remove(temporary)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:
@@ -106,10 +141,3 @@ def check_writable(folder: Path, needed: int = 0) -> None:
             f"{folder}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; make room, or "
             f"choose another folder"
         )
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

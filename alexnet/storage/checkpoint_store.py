@@ -9,13 +9,13 @@ import json
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alexnet.errors import CheckpointError, StorageError
+from alexnet.errors import CheckpointError, StorageError, UsageError
 from alexnet.storage.atomic import publish, sha256_of, write_text
 from alexnet.storage.checkpoint_format import (
     UNREADABLE,
@@ -76,8 +76,11 @@ def load(run: Path, checkpoint: CheckpointName, *, prefix: str = "") -> Saved:
     """Read the last or best checkpoint of a run, checked against its SHA-256.
 
     Only tensors whose names begin with `prefix` are read: `MODEL` for the weights alone.
-    Raises `CheckpointError` if there is none or it is damaged; see `repair`.
+    Raises `UsageError` for another name, `CheckpointError` if there is no checkpoint or it is
+    damaged; see `repair`.
     """
+    if checkpoint not in get_args(CheckpointName):
+        raise UsageError(f"checkpoint is one of best, last, not {checkpoint!r}")
     manifest = read_manifest(run)
     if not manifest["checkpoints"]:
         raise CheckpointError(f"{run} has no checkpoint yet: the training has not saved one")

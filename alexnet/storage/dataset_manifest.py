@@ -4,7 +4,7 @@ dataset.json and its arrays may be damaged, or come from a stranger. Every funct
 `DataError` that says what is wrong and what to do.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from alexnet.errors import DataError
 from alexnet.storage.atomic import sha256_of
+from alexnet.storage.folders import is_dataset, not_a_dataset
 from alexnet.storage.untrusted import map_array, parse_json, read_array_header
 
 FORMAT = "alexnet-dataset"
@@ -31,10 +32,8 @@ def read_manifest(path: Path) -> Facts:
     try:
         info = parse_json(manifest.read_bytes())
     except OSError as error:
-        raise DataError(
-            f"{path} is not a packed data set (no readable {MANIFEST}); "
-            f"make one with: alexnet prepare SOURCE {path}"
-        ) from error
+        problem = f"{manifest}: {error.strerror}" if is_dataset(path) else not_a_dataset(path)
+        raise DataError(problem) from error
     except ValueError as error:
         raise DataError(f"{manifest}: not JSON ({error}); {AGAIN}") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
@@ -95,10 +94,20 @@ def check_files(folder: Path, info: Facts) -> None:
             )
 
 
-def check_choice(folder: Path, name: str, value: Any, choices: Sequence[str]) -> None:
-    """Check that an entry of dataset.json is one of `choices`."""
-    if value not in choices:
-        raise DataError(f"{folder / MANIFEST}: unknown {name} {value!r}")
+def check_choices(folder: Path, info: Facts, choices: Mapping[str, Sequence[str]]) -> None:
+    """Check that each named entry of dataset.json, if it is there, is one of its choices."""
+    for name, values in choices.items():
+        if name in info and info[name] not in values:
+            raise DataError(f"{folder / MANIFEST}: unknown {name} {info[name]!r}")
+
+
+def check_spread(folder: Path, color_std: NDArray[np.float64]) -> None:
+    """Check that the training images have more than one colour, as training needs."""
+    if not color_std.max() > 0:
+        raise DataError(
+            f"{folder}: all pixels of the training images have the same colour, so there is "
+            "nothing to learn; compare the images with their files, and prepare again"
+        )
 
 
 def check_classes(folder: Path, classes: Any, titles: Any) -> None:

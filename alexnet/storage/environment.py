@@ -2,17 +2,44 @@
 
 import platform
 import sys
-from importlib.metadata import version
+import tomllib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import torch
+
+UNKNOWN = "unknown"
+
+
+@cache
+def package_version() -> str:
+    """Return this package's version, also where it runs from its source without being installed.
+
+    Without an installation it is read from pyproject.toml beside the package; a copy without that
+    file has the version "unknown".
+    """
+    try:
+        return version("alexnet")
+    except PackageNotFoundError:
+        pass
+    try:
+        file = Path(__file__).parents[2] / "pyproject.toml"
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+    except (OSError, ValueError, KeyError):
+        return UNKNOWN
+    return str(project["version"]) if project.get("name") == "alexnet" else UNKNOWN
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the software that produced a result."""
+    import numpy as np
+    import torch
+
     return {
-        "alexnet": version("alexnet"),
+        "alexnet": package_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -20,8 +47,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def describe_device(device: torch.device) -> str:
+def describe_device(device: "torch.device") -> str:
     """Describe `device`: "NVIDIA H200", or "AMD EPYC, 2 threads"."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":

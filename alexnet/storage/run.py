@@ -1,6 +1,7 @@
 """The run directory: everything that a training writes and that using its network needs.
 
-    run.json             what it is: model, classes, settings, preprocessing, data, versions
+    run.json             what it is: model, classes, settings, preprocessing, data, versions,
+                         hardware on which it was begun
     mean_image.npy       (size, size, 3) float32, 0-255
     metrics.jsonl        one JSON object per logged step and per epoch
     checkpoints.json     the checkpoints with their SHA-256, and which is last and best
@@ -11,8 +12,8 @@ Reading it never executes code: it holds only JSON, plain arrays and safetensors
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from torch import Tensor, nn
 
 from alexnet.config import Settings
 from alexnet.dataset import Dataset
+from alexnet.device import pick_device
 from alexnet.errors import AlexnetError, CheckpointError, StorageError, UsageError
 from alexnet.networks.registry import create_model
 from alexnet.settings_text import settings_from_json
 from alexnet.storage import checkpoint_store
-from alexnet.storage.atomic import flush, write_text
+from alexnet.storage.atomic import expanded, flush, write_text
 from alexnet.storage.checkpoint_format import MODEL, Saved, load_weights
 from alexnet.storage.checkpoint_store import CheckpointName
-from alexnet.storage.environment import versions
+from alexnet.storage.dataset_manifest import check_spread
+from alexnet.storage.environment import package_version, versions
+from alexnet.storage.folders import not_a_run
 from alexnet.storage.metrics_log import read_metrics
 from alexnet.storage.untrusted import map_array, parse_json
 from alexnet.transforms import Preprocessing
@@ -53,28 +57,36 @@ class Run:
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Tell whether there is a run at `path`."""
-        return (Path(path) / "run.json").is_file()
+        return (expanded(path) / "run.json").is_file()
 
     @classmethod
     def create(
-        cls, path: str | Path, data: Dataset, settings: Settings, crop: int, note: dict[str, Any]
+        cls,
+        path: str | Path,
+        data: Dataset,
+        settings: Settings,
+        crop: int,
+        note: dict[str, Any],
+        mean_image: Tensor | None = None,
     ) -> "Run":
         """Make a new run directory for training on `data`; `note` is added to run.json.
 
-        Raises `UsageError` for a run that has a checkpoint, `StorageError` for a failed write.
+        `mean_image` (3, size, size) is subtracted in place of the data's own.
+        Raises `UsageError` for a run that has a checkpoint or files of something else, `DataError`
+        for images of one colour, `StorageError` for a failed write.
         """
-        if cls.exists(path) and checkpoint_store.read_manifest(Path(path))["checkpoints"]:
-            raise UsageError(
-                f"{path} already holds a training: add --resume to continue it, "
-                f"or name another directory"
-            )
+        _check_unused(expanded(path))
+        check_spread(data.path, data.color_std)
+        if mean_image is None:
+            mean_image = torch.from_numpy(np.array(data.mean_image)).permute(2, 0, 1)
         preprocessing = Preprocessing(
             size=data.size,
             crop=crop,
-            mean_image=torch.from_numpy(np.array(data.mean_image)).permute(2, 0, 1),
+            mean_image=mean_image,
             color_std=tuple(data.color_std),
             color_vectors=tuple(map(tuple, data.color_vectors)),
             resize=data.resize,
+            orientation=data.orientation,
         )
         note = {"data": {"path": str(data.path), "fingerprint": data.fingerprint}, **note}
         return cls.write(path, settings, data.classes, data.titles, preprocessing, note)
@@ -94,7 +106,7 @@ class Run:
         `note` has at least "data": path and fingerprint of what the network was trained on.
         Raises `StorageError` for a failed write.
         """
-        path = Path(path)
+        path = expanded(path)
         info = {
             "format": FORMAT,
             "version": VERSION,
@@ -120,15 +132,15 @@ class Run:
     @classmethod
     def open(cls, path: str | Path) -> "Run":
         """Open a run directory. Raises `CheckpointError` if none can be read."""
-        path = Path(path)
+        path = expanded(path)
         if not cls.exists(path):
-            raise CheckpointError(f"{path} is not a run directory: it has no run.json")
+            raise CheckpointError(not_a_run(path))
         try:
             info = parse_json((path / "run.json").read_text(encoding="utf-8"))
             if info["format"] != FORMAT or info["version"] > VERSION:
                 raise CheckpointError(
                     f"{path}/run.json is {info['format']} version {info['version']}; this alexnet "
-                    f"{version('alexnet')} reads {FORMAT} up to version {VERSION}: update it"
+                    f"{package_version()} reads {FORMAT} up to version {VERSION}: update it"
                 )
             mean_image = np.array(map_array(path / "mean_image.npy"), np.float32)
             _check(info, mean_image)
@@ -153,9 +165,10 @@ class Run:
         """Return the trained network in evaluation mode, its weights checked and on `device`.
 
         `checkpoint` names the one with the lowest validation error ("best") or the newest ("last").
+        The device "auto" is the fastest one.
         """
         model, _ = self.load(checkpoint)
-        return model.to(device)
+        return model.to(pick_device() if device == "auto" else device)
 
     def load(self, checkpoint: CheckpointName = "best") -> tuple[nn.Sequential, Saved]:
         """Return the trained network on the CPU, as `load_model` does, and the checkpoint read."""
@@ -164,6 +177,26 @@ class Run:
         saved = checkpoint_store.load(self.path, checkpoint, prefix=MODEL)
         load_weights(model, saved)
         return model.eval(), saved
+
+
+def _check_unused(path: Path) -> None:
+    """Raise `UsageError` if a new run in `path` would replace a training or files of others."""
+    if not Run.exists(path):
+        for name in ("metrics.jsonl", "checkpoints.json"):  # written after run.json
+            if (path / name).exists():
+                raise UsageError(
+                    f"{path} has {name} but no run.json: restore that, or name another directory"
+                )
+        return
+    if checkpoint_store.read_manifest(path)["checkpoints"]:
+        raise UsageError(
+            f"{path} already holds a training: add --resume to continue it, or name another "
+            f"directory"
+        )
+    with suppress(ValueError, KeyError, TypeError):
+        if parse_json((path / "run.json").read_bytes())["format"] == FORMAT:
+            return
+    raise UsageError(f"{path}/run.json is of something else: name another directory")
 
 
 def _check(info: dict[str, Any], mean_image: NDArray[np.float32]) -> None:
@@ -186,6 +219,7 @@ def preprocessing_as_json(preprocessing: Preprocessing) -> dict[str, Any]:
         "size": preprocessing.size,
         "crop": preprocessing.crop,
         "resize": preprocessing.resize,
+        "orientation": preprocessing.orientation,
         "color_std": [float(x) for x in preprocessing.color_std],
         "color_vectors": [[float(x) for x in row] for row in preprocessing.color_vectors],
     }
@@ -200,4 +234,5 @@ def preprocessing_from_json(values: dict[str, Any], mean_image: Tensor) -> Prepr
         color_std=tuple(map(float, values["color_std"])),
         color_vectors=tuple(tuple(map(float, row)) for row in values["color_vectors"]),
         resize=values["resize"],
+        orientation=values.get("orientation", "ignore"),
     )

@@ -11,15 +11,17 @@ from typing import Any, Protocol, runtime_checkable
 
 from alexnet.config import Settings
 from alexnet.dataset import Dataset
-from alexnet.device import keep_memory, pick_device
-from alexnet.errors import Interrupted
+from alexnet.device import DeviceName, keep_memory, pick_device
+from alexnet.errors import CheckpointError, Interrupted, UsageError
 from alexnet.evaluate import Accelerate
 from alexnet.progress import SILENT, Progress
+from alexnet.storage.atomic import expanded
 from alexnet.storage.environment import describe_device
 from alexnet.storage.locks import run_lock
 from alexnet.storage.metrics_log import MetricsLog, Row
 from alexnet.storage.run import Run
 from alexnet.train.determinism import deterministic
+from alexnet.train.hints import result_warning
 from alexnet.train.image_cache import Cache
 from alexnet.train.loop import WAITING_IS_LONG, train, train_step
 from alexnet.train.opening import open_run, open_state
@@ -50,6 +52,8 @@ class TrainReport:
     best_top1_error: float | None
     """Lowest of all epochs."""
     device: str
+    warning: str | None = None
+    """What is wrong with a result that is no better than guessing; None where it is better."""
 
     @property
     def limit(self) -> str:
@@ -74,7 +78,7 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
     run: str | Path,
     settings: Settings | None = None,
     *,
-    device: str = "auto",
+    device: DeviceName = "auto",
     resume: bool = False,
     init: str | Path | None = None,
     progress: Progress = SILENT,
@@ -86,7 +90,8 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
 
     The default settings are those of the recipe "small" or, with `resume`, of the run. `resume`
     continues after the last checkpoint, or starts a new training if there is none. `init` is
-    another run that gives the initial weights; if its classes differ, the last layer is new.
+    another run that gives the initial weights and their mean image; if its classes differ, the last
+    layer is new. Layers whose rate is 0 (`layer_lr`) get no gradients.
     `accelerate` returns an accelerated form of the network. `processes` (`alexnet.parallel`) train
     one network together; each makes this call with the same arguments. `cache` is where images are
     cached: "device", "host", "none", or "auto", the first with enough room
@@ -97,17 +102,20 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
     training has been saved after a signal (SIGINT, SIGTERM, SIGHUP, SIGUSR1). A step that does not
     end within `watchdog_seconds` ends the process with exit code 7.
     """
+    if processes is None:
+        _refuse_separate_trainings()
     keep_memory()
     processes = processes or Processes()
     with recorded_signals() as signals, ExitStack() as stack:
-        dataset, initial = Dataset(data), Path(init) if init else None
+        dataset, initial = Dataset(data), expanded(init) if init else None
+        target = pick_device(device)
 
         def open_or_make() -> tuple[Run, Settings]:
-            stack.enter_context(run_lock(Path(run)))
-            return open_run(Path(run), dataset, settings, resume=resume, init=initial)
+            path = expanded(run)
+            stack.enter_context(run_lock(path, progress.note))
+            return open_run(path, dataset, settings, resume=resume, init=initial, device=target)
 
         opened, all_settings = processes.broadcast(open_or_make)
-        target = pick_device(device)
         stack.enter_context(deterministic(target, all_settings.deterministic))
         log = stack.enter_context(
             closing(
@@ -126,9 +134,23 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
             cache=cache,
         )
         check_in = stack.enter_context(_watched(state, opened.path, processes, signals))
-        last_epoch = train(state, make_step(state, processes), check_in) or _last_epoch(opened)
+        row = train(state, make_step(state, processes), check_in)
         processes.broadcast(log.flush)
-    return _report(opened, state, last_epoch)
+    hardware = describe_device(target)
+    if row is None:  # nothing was left to do here
+        row, hardware = _last_epoch(opened), opened.info.get("hardware", "not recorded")
+    return _report(opened, state, row, hardware)
+
+
+def _refuse_separate_trainings() -> None:
+    """Raise `UsageError` if torchrun started this process as one of several."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if "RANK" in os.environ and count != "1":
+        raise UsageError(
+            f"torchrun started {count} processes, and each would train by itself: add --parallel "
+            f"data, hybrid or towers (in Python: alexnet.parallel.train_rank), or start one "
+            f"process without torchrun"
+        )
 
 
 def make_step(state: TrainState, processes: Processes) -> Step:
@@ -169,10 +191,16 @@ def _stop(state: TrainState, signal_number: int) -> None:
 
 
 def _last_epoch(run: Run) -> Row:
-    return [row for row in run.metrics() if row.get("kind") == "epoch"][-1]
+    rows = [row for row in run.metrics() if row.get("kind") == "epoch"]
+    if not rows:
+        raise CheckpointError(
+            f"{run.path}/metrics.jsonl has no line of an epoch: restore it from a copy; the "
+            f"checkpoints are unaffected"
+        )
+    return rows[-1]
 
 
-def _report(run: Run, state: TrainState, row: Row) -> TrainReport:
+def _report(run: Run, state: TrainState, row: Row, device: str) -> TrainReport:
     errors = state.position.val_errors
     return TrainReport(
         run=str(run.path),
@@ -187,5 +215,6 @@ def _report(run: Run, state: TrainState, row: Row) -> TrainReport:
         top1_error=row["top1_error"],
         top5_error=row["top5_error"],
         best_top1_error=min(errors) if errors else None,
-        device=describe_device(state.device),
+        device=device,
+        warning=result_warning(row, len(run.classes), state.settings),
     )

@@ -43,7 +43,7 @@ class CachePlan:
         if self.location == "none":
             return "images from the disk, read ahead"
         halved = ", colour halved (YUV 4:2:0)" if self.pixel_format == "yuv420" else ""
-        return f"images in {self.location} memory{halved}, {self.bytes / 1e9:,.1f} GB"
+        return f"images in {self.location} memory{halved}, {_size(self.bytes)}"
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,12 @@ def open_images(
     Raises `UsageError` for a location without enough room.
     """
     free = {"device": free_device_memory(device), "host": free_host_memory() // sharers}
+    if cache == "device" and device.type != "cuda":
+        raise UsageError(
+            f"--cache device: {device.type} has no memory of its own; use host or auto"
+        )
+    if cache == "host" and not free["host"]:
+        raise UsageError("--cache host: this system does not say how much memory is free; use none")
     return Images(split, device, plan_cache(len(split), side_of(split), cache, free))
 
 
@@ -190,9 +196,14 @@ def plan_cache(images: int, side: int, cache: Cache, free: dict[str, int]) -> Ca
         least = images * image_bytes(side, formats[-1])
         raise UsageError(
             f"--cache {cache}: {images:,} images of {side} x {side} need at least "
-            f"{least / 1e9:,.1f} GB, {free[cache] / 1e9:,.1f} GB are free there; use auto or none"
+            f"{_size(least)}, {_size(free[cache])} are free there; use auto or none"
         )
     return CachePlan("none")
+
+
+def _size(count: int) -> str:
+    """Write a number of bytes: "12.3 GB", "45.6 MB"."""
+    return f"{count / 1e9:,.1f} GB" if count >= 5 * 10**7 else f"{count / 1e6:,.1f} MB"
 
 
 def side_of(split: Split) -> int:

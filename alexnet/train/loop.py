@@ -123,10 +123,7 @@ def _rate(state: TrainState, batch: int) -> float:
 
 def _log_step(state: TrainState) -> None:
     state.losses.finish()
-    train_loss = state.losses.take_recent_mean()
-    state.log(_row(state) | {"train_loss": train_loss})
-    if hint := state.hint(train_loss, state.position.step):
-        state.progress.note(hint)
+    state.log(_row(state) | {"train_loss": state.losses.take_recent_mean()})
 
 
 def _row(state: TrainState) -> Row:

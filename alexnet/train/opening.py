@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,74 +11,66 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from alexnet import randomness
 from alexnet.config import Settings
 from alexnet.dataset import Dataset, Split
-from alexnet.errors import UsageError
 from alexnet.evaluate import Accelerate
-from alexnet.networks.initialization import he_initialize, weight_layers
-from alexnet.networks.registry import input_shape, set_dropout
+from alexnet.networks.initialization import weight_layers
+from alexnet.networks.registry import input_shape
 from alexnet.optim import make_optimizer
 from alexnet.progress import SILENT, Progress
 from alexnet.recipes import fitting_model, recipe
 from alexnet.storage import checkpoint_store
 from alexnet.storage.atomic import check_writable
 from alexnet.storage.checkpoint_format import (
-    MODEL,
     Position,
     load_optimizer,
     load_weights,
     state_of,
-    transfer_weights,
 )
 from alexnet.storage.environment import describe_device
-from alexnet.storage.metrics_log import MetricsLog
+from alexnet.storage.metrics_log import MetricsLog, Row
 from alexnet.storage.run import Run
-from alexnet.train.hints import divergence, learning_hint
+from alexnet.train.hints import LearningCheck, divergence
 from alexnet.train.image_cache import Cache, Images, open_images
+from alexnet.train.initial_weights import (
+    freeze,
+    make_initial_model,
+    open_source,
+    shifted_mean,
+)
 from alexnet.train.lars import make_lars
 from alexnet.train.losses import LossReader
 from alexnet.train.processes import Processes
+from alexnet.train.resuming import check_epochs, check_resumable
 from alexnet.train.state import DeviceBatch, Indices, TrainState
-
-RESUMABLE = {"epochs", "log_steps", "tensorboard", "checkpoint_steps", "watchdog_seconds"}
-"""Settings that may differ when a run is resumed."""
 
 
 def open_run(
-    path: Path, dataset: Dataset, settings: Settings | None, *, resume: bool, init: Path | None
+    path: Path,
+    dataset: Dataset,
+    settings: Settings | None,
+    *,
+    resume: bool,
+    init: Path | None,
+    device: torch.device,
 ) -> tuple[Run, Settings]:
     """Open a run directory to resume it, or make a new one; return it with its settings.
 
-    `init` is a run that gives a new one its initial weights.
+    `init` is a run that gives a new one its initial weights. run.json records the `device`.
     """
     if resume and Run.exists(path):
         run = Run.open(path)
-        return run, _check_resumable(run, settings or run.settings, dataset)
-    settings = settings or recipe("small")
+        return run, check_resumable(run, settings or run.settings, dataset, init)
+    settings, source = settings or recipe("small"), open_source(init) if init else None
     if settings.model == "auto":
-        name = Run.open(init).model_name if init else fitting_model(dataset.size)
+        name = source.model_name if source else fitting_model(dataset.size)
         settings = replace(settings, model=name)
-    note = {"init": str(init)} if init else {}
     crop = input_shape(settings.model, ablate=settings.ablate)[1]
-    return Run.create(path, dataset, settings, crop, note), settings
-
-
-def _check_resumable(run: Run, settings: Settings, dataset: Dataset) -> Settings:
-    """Return the settings; raise `UsageError` if they or the data differ from the run's own."""
-    if settings.model == "auto":
-        settings = replace(settings, model=run.model_name)
-    before, now = run.settings.as_json(), settings.as_json()
-    changed = [
-        f"{name} was {before[name]}, is {now[name]}"
-        for name in before
-        if before[name] != now[name] and name not in RESUMABLE
-    ]
-    if run.info["data"]["fingerprint"] != dataset.fingerprint:
-        changed.append(f"the data set was {run.info['data']['path']}, is another one")
-    if changed:
-        raise UsageError(f"{run.path} cannot be resumed with other settings: {'; '.join(changed)}")
-    return settings
+    note, mean_image = {"hardware": describe_device(device)}, None
+    if source:
+        note |= {"init": str(init), "mean_image_of": str(init)}
+        mean_image = shifted_mean(source.preprocessing, dataset.size, crop)
+    return Run.create(path, dataset, settings, crop, note, mean_image), settings
 
 
 def open_state(  # noqa: PLR0913 - all that a training is made of
@@ -97,22 +89,24 @@ def open_state(  # noqa: PLR0913 - all that a training is made of
     progress = progress if processes.is_main else SILENT
     train, val = dataset.split("train"), _val_split(dataset)
     preprocessing = run.preprocessing.to(device)
-    model = processes.shard(_initial_model(run, settings, progress), settings).to(device)
+    has_checkpoint = processes.broadcast(
+        lambda: bool(checkpoint_store.read_manifest(run.path)["checkpoints"])
+    )
+    whole = make_initial_model(run, settings, progress.note, has_checkpoint=has_checkpoint)
+    model = processes.shard(whole, settings).to(device)
+    freeze(model, settings, progress.note)
     network = processes.network(model, accelerate)
     optimizer = _make_optimizer(model, settings, processes)
     images = open_images(train, device, cache, sharers=local_processes())
-    position = _restore(run, model, optimizer, log, processes, progress)
+    position = _restore(run, model, optimizer, log, processes, progress, has_checkpoint)
+    steps = math.ceil(len(train) / settings.batch_size)
+    processes.broadcast(lambda: check_epochs(run, settings, position, steps, progress.note))
     _check_storage(run, model, processes)
     _announce(
         run, settings, train, val, f"{describe_device(device)}, {images.plan.describe()}", progress
     )
     explain = partial(divergence, settings=settings, split=train, run=run.path)
-    evaluate = None
-    if val:
-        compute = (network, preprocessing, val, run.classes)
-        evaluate = partial(
-            processes.evaluate, *compute, precision=settings.precision, progress=progress
-        )
+    evaluate = partial(processes.evaluate, precision=settings.precision, progress=progress)
     return TrainState(
         settings=settings,
         epoch_settings=settings.at_epoch(position.epoch),
@@ -125,12 +119,24 @@ def open_state(  # noqa: PLR0913 - all that a training is made of
         optimizer=optimizer,
         position=position,
         losses=LossReader(device, position, explain),
-        evaluate=evaluate,
+        evaluate=partial(evaluate, network, preprocessing, val, run.classes) if val else None,
         save=partial(_save, run.path, log, model, optimizer, position, processes),
-        log=log.append if processes.is_main else lambda _: None,
-        hint=partial(learning_hint, classes=len(run.classes), settings=settings),
+        log=_log_and_check(log, run, settings, progress) if processes.is_main else lambda _: None,
         progress=progress,
     )
+
+
+def _log_and_check(
+    log: MetricsLog, run: Run, settings: Settings, progress: Progress
+) -> Callable[[Row], None]:
+    """Return a function that logs a line, and warns if it says that the network does not learn."""
+    check = LearningCheck(len(run.classes), settings, progress.note)
+
+    def add(row: Row) -> None:
+        log.append(row)
+        check(row)
+
+    return add
 
 
 def _val_split(dataset: Dataset) -> Split | None:
@@ -165,13 +171,14 @@ def _save(
 def _announce(
     run: Run, settings: Settings, train: Split, val: Split | None, device: str, progress: Progress
 ) -> None:
-    """Report in one line what is about to be trained."""
+    """Report in two lines what is about to be trained."""
     val_images = f"{len(val):,} for validation" if val else "no validation split"
     steps = math.ceil(len(train) / settings.batch_size)
     progress.note(
         f"{settings.model}, {len(run.classes)} classes, {len(train):,} images ({val_images}), "
-        f"epochs {settings.epochs}, steps in each {steps}, seed {settings.seed}, on {device}"
+        f"epochs {settings.epochs}"
     )
+    progress.note(f"steps in each {steps:,}, seed {settings.seed}, {device}")
 
 
 def local_processes() -> int:
@@ -179,34 +186,11 @@ def local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _initial_model(run: Run, settings: Settings, progress: Progress) -> nn.Sequential:
-    """Build the network with its initial weights: those of the run `init`, or drawn from the seed.
-
-    They are drawn on the CPU, so that they are the same for any device.
-    """
-    torch.manual_seed(randomness.step_seed(settings.seed, 0))
-    model = run.new_model()
-    if settings.init == "he":
-        he_initialize(model, pixel_std=math.hypot(*run.preprocessing.color_std) / math.sqrt(3))
-    if "init" in run.info:
-        other = Run.open(run.info["init"])
-        saved = checkpoint_store.load(other.path, "best", prefix=MODEL)
-        fresh = transfer_weights(model, saved, same_classes=other.classes == run.classes)
-        progress.note(f"weights of {other.path}, except for {', '.join(fresh) or 'none'}")
-    set_dropout(model, settings.dropout)
-    known = [name for name, _ in weight_layers(model)]
-    unknown = [name for name in {**settings.layer_lr, **settings.layer_decay} if name not in known]
-    if unknown:
-        raise UsageError(
-            f"{settings.model} has no layer {', '.join(unknown)}; its layers are {', '.join(known)}"
-        )
-    return model
-
-
 def _make_optimizer(model: nn.Sequential, settings: Settings, processes: Processes) -> Optimizer:
     if settings.optimizer != "lars":
         return make_optimizer(model, settings)
-    weights = [f"{name}.weight" for name, _ in weight_layers(model)]
+    layers = [name for name, layer in weight_layers(model) if layer.weight.requires_grad]
+    weights = [f"{name}.weight" for name in layers]
     return make_lars(model, settings, partial(processes.sum_squares, names=weights))
 
 
@@ -217,13 +201,10 @@ def _restore(
     log: MetricsLog,
     processes: Processes,
     progress: Progress,
+    has_checkpoint: bool,
 ) -> Position:
     """Load the last checkpoint, skipping damaged ones, and cut the metrics to it."""
-    path = run.path
-    has_checkpoint = processes.broadcast(
-        lambda: bool(checkpoint_store.read_manifest(path)["checkpoints"])
-    )
-    position = Position()
+    path, position = run.path, Position()
     if has_checkpoint:
         for problem in processes.broadcast(lambda: checkpoint_store.repair(path)):
             progress.note(problem)

@@ -6,8 +6,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Ctrl-C; a polite kill; a closed terminal; a scheduler's warning that time is nearly up."""
+STOP_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
+]
+"""Ctrl-C; a polite kill; a closed terminal; a scheduler's warning that time is nearly up.
+
+Windows has the first two.
+"""
 
 
 @contextmanager

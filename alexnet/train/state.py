@@ -78,9 +78,7 @@ class TrainState:
     save: Callable[[], None]
     """Writes a checkpoint, after the metrics that belong to it. Raises `StorageError`."""
     log: Callable[[Row], None]
-    """Adds a line to metrics.jsonl."""
-    hint: Callable[[float, int], str | None]
-    """Says what is wrong with a mean loss at a step; None where nothing is."""
+    """Adds a line to metrics.jsonl, and warns of a network that does not learn."""
     progress: Progress
     failed_saves: int = 0
     """In a row."""

@@ -55,7 +55,7 @@ class _Watch:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
         self._previous_handler: Any = None
-        with suppress(ValueError):  # not the main thread
+        with suppress(ValueError, AttributeError):  # not the main thread; Windows has no Ctrl-Z
             self._previous_handler = signal.signal(signal.SIGTSTP, self._suspend)
 
     def beat(self) -> None:

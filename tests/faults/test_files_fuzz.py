@@ -24,6 +24,8 @@ from fuzzing import (
     write_soak_result,
 )
 
+from alexnet.errors import DataError
+
 GROUPS = ("weights", "runs", "data sets", "sources", "images", "interrupted")
 QUICK_INPUTS = 25
 SLOW_INPUTS = 4
@@ -92,9 +94,17 @@ def read_once(read: object, monkeypatch: pytest.MonkeyPatch) -> Tally:
     return tally
 
 
+def refuse_what_takes_memory(data: bytes) -> None:
+    try:
+        bytearray(64 * fuzzing.MEMORY)
+    except MemoryError as error:
+        raise DataError("damaged: MemoryError") from error
+
+
 @pytest.mark.parametrize(
     ("read", "says"),
     [
+        (refuse_what_takes_memory, "damaged: MemoryError"),
         (lambda _: time.sleep(5), "Hang"),
         (lambda _: bytearray(64 * fuzzing.MEMORY), "MemoryError"),
         (lambda data: data[7], "IndexError"),

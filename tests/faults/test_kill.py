@@ -56,6 +56,7 @@ def test_killed_at_any_step_the_same_command_ends_in_the_same_run(
         assert kill_points.leftovers(run) == [], (index, touches[index])
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1)
 def test_killed_at_any_byte_of_a_checkpoint_the_one_before_is_whole(
     tiny_data: Path, undisturbed: Path, tmp_path: Path

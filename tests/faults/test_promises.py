@@ -28,6 +28,7 @@ def test_tests_are_found_by_their_marks(tmp_path: Path) -> None:
         "@pytest.mark.fault(1)\n@pytest.mark.fault(2)\ndef test_one(): pass\n"
         "@pytest.mark.parametrize('x', CASES)\ndef test_two(x): pass\n"
         "@pytest.mark.fault(3)\ndef helper(): pass\n"
+        "@pytest.mark.fault(5)\n@in_soak\ndef test_for_minutes(): pass\n"
     )
     found = script.find_tests(tmp_path / "tests")
     one, two = "tests/deep/test_a.py::test_one", "tests/deep/test_a.py::test_two"
@@ -40,6 +41,7 @@ def test_tests_are_found_by_their_marks(tmp_path: Path) -> None:
         ({8: []}, "fault 8 has no test and no reason"),
         ({55: ["x"]}, "fault 55 has a test and a reason why not"),
         ({99: ["x"]}, "99 is no fault"),
+        ({44: ["x"]}, f"fault 44 is not shown by {script.SHOWN_BY[44][0]}"),
     ],
 )
 def test_a_fault_without_a_test_is_noticed(change: dict[int, list[str]], complaint: str) -> None:

@@ -418,6 +418,21 @@ def test_reading_while_a_training_deletes(run: Path, monkeypatch: pytest.MonkeyP
 # One training per directory.
 
 
+@pytest.mark.fault(20)
+def test_a_file_system_without_locks_changes_nothing_but_is_named(
+    tiny_data: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    recorder = Recorder()
+    path = kill_points.finish(tiny_data, tmp_path / "run", progress=recorder)
+    assert kill_points.differences(undisturbed, path) == []
+    assert kill_points.leftovers(path) == []
+    assert "its file system has no locks (No locks available)" in recorder.notes[0]
+
+
 def train_and_wait(data: Path, run: Path) -> None:
     """Train, but never finish the first step."""
 

@@ -21,6 +21,7 @@ from step_makers import after_step
 from torch.nn import functional as F
 
 from alexnet import cli, dataset, evaluate, randomness, train
+from alexnet.cli import options
 from alexnet.errors import DataError, Interrupted
 from alexnet.networks import registry as model
 from alexnet.storage import checkpoint_format, checkpoint_store
@@ -53,6 +54,7 @@ def in_step(number: int, act: Callable[[], object]) -> None:
 def train_by_command(data: Path, run: Path, act: Callable[[], object]) -> None:
     """Run the command `alexnet train`; call `act` in the first step."""
     in_step(1, act)
+    kill_points.replace_attribute(options, "NAMES", ("tiny",))
     words = [f"--set={name}" for name in ("batch_size=13", "optimizer=adamw", "init=he")]
     sys.exit(cli.main(["train", str(data), str(run), "--model=tiny", "--resume", *words]))
 
@@ -284,7 +286,7 @@ def test_no_time_passes_while_a_training_is_stopped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (MemoryError(), 6, "out of memory; try --set batch_size=16"),
+        (MemoryError(), 6, "out of memory; try --batch-size 16, or --cache none"),
         (DataError("shard 3: cut off"), 3, "shard 3: cut off"),
         (OSError(5, "Input/output error", "shard"), 6, "shard: Input/output error"),
     ],
@@ -304,6 +306,7 @@ def test_an_error_in_a_thread_that_reads_is_told_in_a_line(
 
     monkeypatch.setattr(dataset.Split, "read", read)
     monkeypatch.setitem(model.MODELS, "tiny", kill_points.tiny)
+    monkeypatch.setattr(options, "NAMES", ("tiny",))
     run, before = tmp_path / "run", set(threading.enumerate())
     assert cli.main(["train", str(tiny_data), str(run), "--model=tiny"]) == code
     assert says in " ".join(capsys.readouterr().err.split())

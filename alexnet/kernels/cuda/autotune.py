@@ -113,18 +113,23 @@ def describe(x: Tensor, conv: nn.Conv2d) -> str:
     mixed = torch.is_autocast_enabled(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if mixed else x.dtype
     images = 1 << (len(x) - 1).bit_length() if len(x) else 0
-    work = "forward and backward" if torch.is_grad_enabled() else "forward"
+    work = "forward and backward" if needs_gradient(x, conv) else "forward"
     deterministic = ", deterministic" if torch.backends.cudnn.deterministic else ""
     sizes = f"{tuple(x.shape[1:])} by {tuple(conv.weight.shape)}, stride {conv.stride[0]}"
     return f"{images} x {sizes}, {conv.groups} groups, {dtype}, {work}{deterministic}"
 
 
+def needs_gradient(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Tell whether a step computes a gradient by the images or by the weights."""
+    return torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
+
+
 def workload(x: Tensor, conv: nn.Conv2d, algorithm: ConvAlgorithm) -> Callable[[], object]:
     """Return the work to be timed: what a step does with this convolution and these images."""
-    if not torch.is_grad_enabled():
+    if not needs_gradient(x, conv):
         return lambda: convolve(x, conv, algorithm)
     inputs = x.detach().requires_grad_(x.requires_grad)
-    needed = [conv.weight, inputs] if x.requires_grad else [conv.weight]
+    needed = [tensor for tensor in (conv.weight, inputs) if tensor.requires_grad]
 
     def forward_and_backward() -> object:
         y = convolve(inputs, conv, algorithm)

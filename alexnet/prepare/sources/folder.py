@@ -40,7 +40,11 @@ class FolderSource:
         files.extend(walk.files())
         labels = self.val_labels
         listing = arrange(
-            files, walk.folders, self.location, label_val=labels.label if labels else None
+            files,
+            walk.folders,
+            self.location,
+            read=self.read,
+            label_val=labels.label if labels else None,
         )
         return replace(
             listing,

@@ -7,7 +7,7 @@ from pathlib import Path
 from alexnet.errors import DataError
 from alexnet.prepare.sources.base import Item, ItemTable, Listing
 from alexnet.prepare.sources.labels import DEVKIT, ValLabels
-from alexnet.prepare.sources.layout import is_image_path
+from alexnet.prepare.sources.names import is_image_path
 from alexnet.prepare.sources.tar import members, read_at, stamp
 from alexnet.progress import Progress
 
@@ -26,6 +26,7 @@ class ImageNetSource:
     val: Path | None
     val_labels: ValLabels
     kind: str = "imagenet"
+    version: str = ""  # of the archives as given, where they were unpacked
 
     def listing(self, progress: Progress) -> Listing:
         """Index the archives: one small read for each image."""
@@ -36,7 +37,7 @@ class ImageNetSource:
             ignored += self._list_val(self.val, items, progress)
         used = [path for path in (self.train, self.val) if path is not None]
         titles = self.val_labels.titles()
-        return Listing(items, titles, ignored, max_rejects=0, version=stamp(*used))
+        return Listing(items, titles, ignored, max_rejects=0, version=self.version or stamp(*used))
 
     def read(self, item: Item) -> bytes:
         """Return the bytes of one image."""

@@ -14,9 +14,12 @@ from pathlib import Path
 
 from alexnet.errors import DataError
 from alexnet.prepare.sources.mat import MatError, read_structs
+from alexnet.prepare.sources.names import WNID_WITH_BOXES
 from alexnet.prepare.sources.tar import DAMAGE
 
 DEVKIT = "ILSVRC2012_devkit_t12"
+SOLUTION = "LOC_val_solution.csv"
+_KAGGLE_FOLDERS = ("CLS-LOC", "Data", "ILSVRC")
 _META = "data/meta.mat"
 _TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _WNID = re.compile(r"n\d{8}")
@@ -62,18 +65,35 @@ class ValLabels:
         return None if self.devkit is None else read_devkit(self.devkit)
 
 
+def find_solution(path: Path) -> Path | None:
+    """Return Kaggle's file of validation labels in the folder `path`, or above ILSVRC/Data/CLS-LOC.
+
+    An archive's is searched beside it.
+    """
+    folder = path.resolve() if path.is_dir() else path.resolve().parent
+    while not (folder / SOLUTION).is_file():
+        if folder.name not in _KAGGLE_FOLDERS:
+            return None
+        folder = folder.parent
+    return folder / SOLUTION
+
+
 def read_labels(path: Path, names: Sequence[str], devkit: Devkit | None) -> Mapping[str, str]:
     """Read a label file: "NAME WNID" on each line, or one WNID per line in the order of the names.
 
-    Numbers instead of WNIDs are the devkit's ILSVRC2012_IDs. Raises DataError with the line for
-    anything that does not match `names` exactly.
+    A name may lack its folder and its ending; the first line may name the columns, as in Kaggle's
+    LOC_val_solution.csv. Numbers instead of WNIDs are the devkit's ILSVRC2012_IDs. Raises DataError
+    with the line for anything that does not match `names` exactly.
     """
     rows = _read_rows(path)
+    known = {name.rpartition(".")[0]: name for name in names} | {name: name for name in names}
     lines = {name: line for line, name in enumerate(names)}
+    first = 1 + (len(rows) == len(names) + 1 and _is_header(rows[0], known))
+    rows = rows[first - 1 :]
     if rows and len(rows[0]) == 2:
-        lines = _lines_by_name(path, [row[0] for row in rows], set(names))
+        lines = _lines_by_name(path, [row[0] for row in rows], known, first)
     _check_count(path, len(rows), len(names))
-    wnids = _wnids(path, [row[-1] for row in rows], devkit)
+    wnids = _wnids(path, [row[-1] for row in rows], devkit, first)
     if devkit and rows and rows[0][-1].isdecimal():
         _compare(path, [wnids[lines[name]] for name in names], devkit)
     return {name: wnids[lines[name]] for name in names}
@@ -87,21 +107,39 @@ def _read_rows(path: Path) -> list[list[str]]:
         text = path.read_text("utf-8-sig").rstrip()
     except ValueError as error:
         raise DataError(f"{path}: not a text file ({error})") from error
-    rows = [re.split(r"[\s,;]+", line.strip()) for line in text.splitlines()]
+    rows = [_words(line.strip()) for line in text.splitlines()]
     for line, row in enumerate(rows, 1):
         if len(row) != len(rows[0]) or len(row) > 2 or "" in row:
             raise DataError(f'{path}:{line}: not "NAME WNID" or "WNID" like the first line')
     return rows
 
 
-def _lines_by_name(path: Path, names: Sequence[str], known: set[str]) -> dict[str, int]:
+def _words(line: str) -> list[str]:
+    """Divide a line; a class with boxes, once for each object as in Kaggle's file, is one word."""
+    name, _, boxes = line.partition(",")
+    match = WNID_WITH_BOXES.fullmatch(boxes.strip())
+    return [name, match[1]] if match else re.split(r"[\s,;]+", line)
+
+
+def _is_header(row: Sequence[str], known: Mapping[str, str]) -> bool:
+    """Return whether a row names columns: it has neither a label nor the name of an image."""
+    is_label = row[-1].isdecimal() or _WNID.fullmatch(row[-1])
+    return not is_label and row[0].rpartition("/")[2] not in known
+
+
+def _lines_by_name(
+    path: Path, names: Sequence[str], known: Mapping[str, str], first: int
+) -> dict[str, int]:
     lines: dict[str, int] = {}
     for line, name in enumerate(names):
         base = name.rpartition("/")[2]
         if base not in known:
-            raise DataError(f"{path}:{line + 1}: no validation image is named {base}")
+            raise DataError(f"{path}:{line + first}: no validation image is named {base}")
+        base = known[base]
         if base in lines:
-            raise DataError(f"{path}:{line + 1}: {base} is already on line {lines[base] + 1}")
+            raise DataError(
+                f"{path}:{line + first}: {base} is already on line {lines[base] + first}"
+            )
         lines[base] = line
     return lines
 
@@ -111,7 +149,7 @@ def _check_count(path: Path, labels: int, images: int) -> None:
         raise DataError(f"{path}: {labels:,} labels for {images:,} validation images")
 
 
-def _wnids(path: Path, labels: Sequence[str], devkit: Devkit | None) -> list[str]:
+def _wnids(path: Path, labels: Sequence[str], devkit: Devkit | None, first: int) -> list[str]:
     """Return the WordNet ids of labels that are all ids, or all numbers of the devkit."""
     numbers = bool(labels) and labels[0].isdecimal()
     if numbers and devkit is None:
@@ -121,7 +159,7 @@ def _wnids(path: Path, labels: Sequence[str], devkit: Devkit | None) -> list[str
             "file with WordNet ids"
         )
     wnids = []
-    for line, label in enumerate(labels, 1):
+    for line, label in enumerate(labels, first):
         if numbers and devkit is not None:
             wnid = devkit.wnids.get(int(label)) if label.isdecimal() else None
         else:

@@ -3,6 +3,8 @@
 cat/1.jpg                   a class folder
 train/cat/1.jpg             a split folder of class folders
 ./pets/train/cat/1.jpg      either, below common leading folders
+train/train/cat/1.jpg       a split packed twice
+images/1.jpg, labels.csv    a flat folder, whose classes a table gives
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,27 +12,51 @@ from dataclasses import dataclass, field
 
 from alexnet.errors import DataError
 from alexnet.prepare.sources.base import Item, ItemTable, Listing
+from alexnet.prepare.sources.names import (
+    SPLIT_NAMES,
+    class_key,
+    few,
+    is_image_path,
+    is_neutral,
+)
+from alexnet.prepare.sources.tables import Labels, is_table, labels_from_tables
+from alexnet.prepare.sources.tree import (
+    Folder,
+    build_tree,
+    check_level,
+    descend,
+    split_folders,
+    unwrap,
+)
 
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-NOT_IMAGES = {
-    ".csv", ".db", ".htm", ".html", ".ini", ".json", ".log", ".md", ".pdf", ".py", ".tsv", ".txt",
-    ".url", ".xml", ".yaml", ".yml",
-}  # fmt: skip
-"""Endings of files that often lie among images. All other files are recognised by content."""
-MAX_DEPTH = 100
-"""How deep folders may be nested."""
 LabelVal = Callable[[Sequence[str]], Mapping[str, str]]
 """Returns the classes of validation images by their names."""
+Read = Callable[[Item], bytes]
+_ORDER = ("train", "", "val", "test")
 
 
-def is_image_path(path: str) -> bool:
-    """Return whether a path may be an image: not hidden, not from macOS, not a text file."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
-    return not hidden and path[path.rfind(".") :].lower() not in NOT_IMAGES
+@dataclass
+class _Part:
+    """The folder of a split, or the only one; `labels` gives classes where folders do not."""
+
+    split: str
+    prefix: str  # the path of the folder, ending in "/"
+    folder: Folder
+    where: str
+    labels: Labels | None = None
+
+
+@dataclass
+class _Arrangement:
+    """The input of `arrange`, and what it finds."""
+
+    candidates: ItemTable
+    tables: ItemTable
+    read: Read
+    label_val: LabelVal | None
+    is_alone: bool  # whether no other archive holds another split
+    known: set[str] = field(default_factory=set)  # the classes of train
+    notes: list[str] = field(default_factory=list)
 
 
 def arrange(
@@ -38,179 +64,215 @@ def arrange(
     folders: Iterable[str],
     where: str,
     *,
+    read: Read,
     within: str = "",
+    is_alone: bool = True,
     label_val: LabelVal | None = None,
 ) -> Listing:
     """Assign a class and a split to each file, an Item with `name` (its path) and `at`.
 
-    `folders` names the folders, so that empty ones are found. `within` is the split of all files if
-    there is only one. `label_val` returns the classes of validation images in one flat folder.
-    Raises DataError if this is not a tree of class folders.
+    `folders` names the folders, so that empty ones are found. `read` returns the content of a file.
+    `within` is the split of all files if there is only one; `is_alone` says that no other archive
+    holds another split. `label_val` returns the classes of
+    validation images in one flat folder. Raises DataError where the classes are not plain.
     """
-    candidates, ignored = ItemTable(), 0
+    source, ignored = _Arrangement(ItemTable(), ItemTable(), read, label_val, is_alone), 0
     for file in files:
         if is_image_path(file.name):
-            candidates.append(file)
+            source.candidates.append(file)
         else:
             ignored += 1
-    root, top = _descend(_build_tree(candidates, folders), within)
-    splits = {} if within else _split_folders(top)
-    top_path = f"{where}/{root}".rstrip("/")
-    _check(top, splits, top_path, label_val is not None)
-    if not splits and not within:
-        _check_number(top, top_path)
-    labels = _flat_labels(candidates, root, splits, label_val)
-    items, outside = ItemTable(), list[str]()
-    for item in candidates:
-        split, label = "", ""
-        if item.name.startswith(root):
-            split, label = _split_and_class(item.name.removeprefix(root), splits, labels)
-        if label:
-            name = f"{within}/{item.name}" if within else item.name
-            items.append(Item(within or split, label, name, item.at))
-        else:
-            outside.append(item.name)
-    notes = []
-    if outside:
-        first = f"the first is {outside[0]}"
-        notes.append(f"{where}: skipped {len(outside):,} files outside the class folders; {first}")
-    return Listing(items, ignored=ignored + len(outside), notes=notes)
-
-
-@dataclass
-class _Folder:
-    """The number of files directly in a folder, and its folders."""
-
-    files: int = 0
-    folders: dict[str, "_Folder"] = field(default_factory=dict)
-
-    def is_empty(self) -> bool:
-        return not self.files and all(folder.is_empty() for folder in self.folders.values())
-
-    def nonempty(self) -> dict[str, "_Folder"]:
-        return {name: folder for name, folder in self.folders.items() if not folder.is_empty()}
-
-
-def _build_tree(files: Iterable[Item], folders: Iterable[str]) -> _Folder:
-    tree = _Folder()
-    for path in folders:
-        if is_image_path(path):
-            _folder_at(tree, path)
-    for file in files:
-        _folder_at(tree, file.name.rpartition("/")[0]).files += 1
-    return tree
-
-
-def _folder_at(tree: _Folder, path: str) -> _Folder:
-    parts = path.split("/") if path else []
-    if len(parts) > MAX_DEPTH:  # a crafted archive could exhaust the stack
-        raise DataError(f"{path[:40]}... is {len(parts):,} folders deep; refused")
+            if is_table(file.name):
+                source.tables.append(file)
+    parts = _parts(source, folders, where, within)
     for part in parts:
-        tree = tree.folders.setdefault(part, _Folder())
-    return tree
+        _find_classes(source, part, parts)
+    listing = _assign(source, parts, where, within)
+    return Listing(listing.items, ignored=ignored + listing.ignored, notes=listing.notes)
 
 
-def _descend(tree: _Folder, within: str) -> tuple[str, _Folder]:
-    """Follow common leading folders to the folder that holds the splits or classes."""
-    root = ""
-    while within or not _split_folders(tree):
-        children = tree.nonempty()
-        if len(children) != 1:
-            break
-        name, folder = children.popitem()
-        if not folder.nonempty():
-            break
-        root, tree = f"{root}{name}/", folder
-    return root, tree
-
-
-def _split_folders(top: _Folder) -> dict[str, str]:
-    """Map the folders that are splits to split names; empty if the folders are classes.
-
-    A class may be called "train" too (bus, car, train): a split holds folders, or has only splits
-    beside it.
-    """
-    named = {name: SPLIT_NAMES[name.lower()] for name in top.folders if name.lower() in SPLIT_NAMES}
-    if any(top.folders[name].nonempty() for name in named) or set(top.nonempty()) <= set(named):
-        return named
-    return {}
-
-
-def _check(top: _Folder, splits: dict[str, str], where: str, flat_val: bool) -> None:
-    """Refuse anything that is not a tree of class folders."""
+def _parts(source: _Arrangement, folders: Iterable[str], where: str, within: str) -> list[_Part]:
+    """Find the folders of the splits, train first."""
+    root, top = descend(build_tree(source.candidates, folders), within)
+    top_path = f"{where}/{root}".rstrip("/")
     if top.is_empty():
         raise DataError(f"{where} holds no images")
-    if len(set(splits.values())) < len(splits):
-        raise DataError(f"{where} holds the same split twice: {', '.join(sorted(splits))}")
-    for name, split in sorted(splits.items()):
-        folder = top.folders[name]
-        if split == "val" and folder.files and not folder.folders:
-            if flat_val:
-                continue
-            remedy = "for ImageNet's give the devkit or a label file, else sort them"
-        else:
-            remedy = "sort them into class folders, or remove that folder"
-        _check_classes(folder, f"{where}/{name}", remedy)
+    splits = {} if within else split_folders(top)
     if not splits:
-        _check_classes(top, where, "give the folder above, or sort them into class folders")
-        _check_level(top, where)
+        return [_Part(within, root, top, top_path)]
+    if len(set(splits.values())) < len(splits):
+        raise DataError(f"{top_path} holds the same split twice: {', '.join(sorted(splits))}")
+    parts = [
+        _Part(split, f"{root}{name}/", top.folders[name], f"{top_path}/{name}")
+        for name, split in splits.items()
+    ]
+    parts.sort(key=lambda part: _ORDER.index(part.split))
+    inside = {name for part in parts for name in part.folder.nonempty()}
+    for name, folder in top.nonempty().items():
+        if name not in splits and inside & folder.nonempty().keys():
+            raise DataError(
+                f"{top_path}: {few(sorted(splits))} are splits, but {name} holds class folders "
+                "too; call it train, val or test, or move it away"
+            )
+    return parts
 
 
-def _check_classes(folder: _Folder, where: str, remedy: str) -> None:
-    if not folder.folders:
-        what = f"{folder.files:,} files but no class folders; {remedy}"
-        raise DataError(f"{where} holds {what if folder.files else 'no images'}")
-    empty = sorted(set(folder.folders) - set(folder.nonempty()))
-    if empty:
-        raise DataError(f"{where}: class folders without images: {few(empty)}; remove or fill them")
+def _find_classes(source: _Arrangement, part: _Part, parts: Sequence[_Part]) -> None:
+    """Find where the classes of a split are: in its folders, or in a table."""
+    if part.folder.is_empty():
+        raise DataError(f"{part.where} holds no images")
+    inner, part.folder = unwrap(part.folder, source.known)
+    part.prefix, part.where = part.prefix + inner, f"{part.where}/{inner}".rstrip("/")
+    only = _only_folder(source, part)
+    if only is not None:
+        part.labels = _labels(source, part, f"{part.prefix}{only}")
+    if part.labels is not None or only == "" or (only and is_neutral(only)):
+        part.prefix, part.where = f"{part.prefix}{only}", f"{part.where}/{only}".rstrip("/")
+        _check_labels(source, part, parts)
+    else:
+        _check_folders(source, part)
+    if part.split in ("train", ""):
+        names = part.labels.classes.values() if part.labels else part.folder.nonempty()
+        source.known = set(map(class_key, names))
 
 
-def _check_number(top: _Folder, where: str) -> None:
-    classes = top.nonempty()
-    if len(classes) == 1:
-        raise DataError(f"{where} holds one class only ({few(classes)}); give the folder above")
+def _only_folder(source: _Arrangement, part: _Part) -> str | None:
+    """Return the one folder in which the images lie, "" for the part's own; None for several."""
+    children = part.folder.nonempty()
+    if not children:
+        return ""
+    name, child = next(iter(children.items()))
+    is_alone = len(children) == 1 and not part.folder.files and not child.nonempty()
+    return f"{name}/" if is_alone and class_key(name) not in source.known else None
 
 
-def _check_level(top: _Folder, where: str) -> None:
-    classes = top.nonempty()
-    for name, folder in sorted(classes.items()):
-        if _split_folders(folder) and not folder.files:
-            raise DataError(f"{where}/{name} holds splits of its own; give that folder")
-    if all(not folder.files and len(folder.nonempty()) > 1 for folder in classes.values()):
+def _labels(source: _Arrangement, part: _Part, prefix: str) -> Labels | None:
+    """Return what a label file or a table says of the images below `prefix`."""
+    below = (file.name for file in source.candidates if file.name.startswith(prefix))
+    names = sorted(name.removeprefix(prefix) for name in below)
+    is_flat = prefix == part.prefix or is_neutral(prefix.removeprefix(part.prefix))
+    if part.split == "val" and source.label_val is not None and is_flat:
+        return Labels(dict(source.label_val(names)))
+    folders = ((table, table.name[: table.name.rfind("/") + 1]) for table in source.tables)
+    tables = [table for table, folder in folders if prefix.startswith(folder)]
+    return labels_from_tables(tables, source.read, names, part.split)
+
+
+def _check_labels(source: _Arrangement, part: _Part, parts: Sequence[_Part]) -> None:
+    """Refuse images in one folder whose classes are not known; leave out those of a test split."""
+    if part.labels is not None:
+        source.notes += [f"{part.where}: {note}" for note in part.labels.notes]
+        return
+    count = sum(file.name.startswith(part.prefix) for file in source.candidates)
+    if part.split == "test" and (len(parts) > 1 or not source.is_alone):
+        part.labels = Labels({})
+        source.notes.append(
+            f"{part.where}: {count:,} images without classes: left out (labels.csv could give them)"
+        )
+        return
+    remedy = "give the folder above, or sort them into class folders"
+    if part.split == "val":
+        remedy = "for ImageNet's give the devkit or a label file, else sort them"
+    elif part.split:
+        remedy = "sort them into class folders, or remove that folder"
+    raise DataError(
+        f"{part.where} holds {count:,} files but no class folders; {remedy}, or name their classes "
+        "in labels.csv (file,label)"
+    )
+
+
+def _check_table(source: _Arrangement, part: _Part) -> None:
+    """Refuse class folders beside a table called labels that divides the images in another way."""
+    tables = [
+        table
+        for table in source.tables
+        if table.name.rpartition("/")[2].lower().startswith("labels.")
+        and part.prefix.startswith(table.name[: table.name.rfind("/") + 1])
+    ]
+    if not tables:
+        return
+    below = (file.name for file in source.candidates if file.name.startswith(part.prefix))
+    names = [name.removeprefix(part.prefix) for name in below]
+    names = [name for name in names if "/" in name]
+    labels = labels_from_tables(tables, source.read, names, part.split)
+    pairs = {(name.partition("/")[0], c) for name, c in labels.classes.items()} if labels else set()
+    if len(pairs) > min(len({pair[0] for pair in pairs}), len({pair[1] for pair in pairs})):
         raise DataError(
-            f"{where}: the folders {few(sorted(classes))} hold folders, not images; "
-            "give the folder whose folders are the classes"
+            f"{tables[0].name} gives other classes than the folders of {part.where}: remove it, or "
+            "put all images into one folder"
         )
 
 
-def _flat_labels(
-    files: Iterable[Item], root: str, splits: dict[str, str], label_val: LabelVal | None
-) -> Mapping[str, str]:
-    """Return the labels of validation images that lie directly in their split folder."""
-    folders = [name for name, split in splits.items() if split == "val"]
-    if label_val is None or not folders:
-        return {}
-    prefix = f"{root}{folders[0]}/"
-    below = (file.name.removeprefix(prefix) for file in files if file.name.startswith(prefix))
-    names = sorted(name for name in below if "/" not in name)
-    return label_val(names) if names else {}
+def _check_folders(source: _Arrangement, part: _Part) -> None:
+    """Refuse class folders that are none, are empty or are alone."""
+    classes = part.folder.nonempty()
+    empty = sorted(set(part.folder.folders) - classes.keys())
+    if empty and part.split in ("train", ""):
+        raise DataError(
+            f"{part.where}: class folders without images: {few(empty)}; remove or fill them"
+        )
+    unknown = [name for name in empty if class_key(name) not in source.known]
+    if unknown:
+        source.notes.append(f"{part.where}: class folders without images: {few(unknown)}")
+    alike: dict[str, list[str]] = {}
+    for name in sorted(classes):
+        alike.setdefault(class_key(name).casefold().strip(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            one = len({class_key(name) for name in names}) == 1
+            result = "are one class" if one else "are different classes, with almost one name"
+            source.notes.append(f"{part.where}: the folders {few(names)} {result}")
+    check_level(part.folder, part.where)
+    _check_table(source, part)
+    splits = [name for name in classes if SPLIT_NAMES.get(name.lower(), "train") != "train"]
+    if not part.split and splits:
+        raise DataError(
+            f"{part.where}: {few(splits)} is a name for a split, beside class folders: call it "
+            "otherwise if it is a class, else move the class folders into train"
+        )
+    if not part.split and len(classes) == 1:
+        raise DataError(
+            f"{part.where} holds one class only ({few(classes)}); give the folder above"
+        )
 
 
-def _split_and_class(
-    path: str, splits: dict[str, str], labels: Mapping[str, str]
-) -> tuple[str, str]:
-    """Return split and class of a path below the root; class "" outside the class folders."""
-    parts, split = path.split("/"), ""
-    if splits:
-        split = splits.get(parts.pop(0), "")
-        if split == "val" and len(parts) == 1:
-            return split, labels.get(parts[0], "")
-    in_class_folder = len(parts) > 1 and (split or not splits)
-    return split, parts[0] if in_class_folder else ""
+def _assign(source: _Arrangement, parts: Sequence[_Part], where: str, within: str) -> Listing:
+    """List the images that have a class; count and note the others."""
+    items, outside = ItemTable(), list[str]()
+    for item in source.candidates:
+        split, label = _split_and_class(item.name, parts)
+        if label:
+            name = f"{within}/{item.name}" if within else item.name
+            items.append(Item(split, label, name, item.at))
+        else:
+            outside.append(item.name)
+    skipped = [name for name in outside if not _is_labelled_part(name, parts)]
+    if len(skipped) > len(items):
+        raise DataError(
+            f"{where}: {len(skipped):,} of {len(source.candidates):,} images lie outside the class "
+            f"folders, the first is {skipped[0]}; sort them in, or move them away"
+        )
+    if skipped:
+        first = f"the first is {skipped[0]}"
+        source.notes.append(
+            f"{where}: skipped {len(skipped):,} files outside the class folders; {first}"
+        )
+    return Listing(items, ignored=len(outside), notes=source.notes)
 
 
-def few(names: Iterable[str], most: int = 5) -> str:
-    """Return the first names of many, for a message."""
-    listed = list(names)
-    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+def _is_labelled_part(name: str, parts: Sequence[_Part]) -> bool:
+    """Return whether a table, not a folder, decides on this image: its absence is noted there."""
+    return any(part.labels is not None and name.startswith(part.prefix) for part in parts)
+
+
+def _split_and_class(path: str, parts: Sequence[_Part]) -> tuple[str, str]:
+    """Return split and class of a path; class "" outside the class folders."""
+    for part in parts:
+        if path.startswith(part.prefix):
+            below = path.removeprefix(part.prefix)
+            if part.labels is not None:
+                split = part.split or part.labels.splits.get(below, "")
+                return split, part.labels.classes.get(below, "")
+            label, slash, _ = below.partition("/")
+            return part.split, class_key(label) if slash else ""
+    return "", ""

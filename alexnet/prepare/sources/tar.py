@@ -19,7 +19,8 @@ from typing import IO, NamedTuple
 from alexnet.errors import DataError
 from alexnet.images.decode import ImageError
 from alexnet.prepare.sources.base import MAX_FILE_BYTES, Item, ItemTable, Listing
-from alexnet.prepare.sources.layout import arrange
+from alexnet.prepare.sources.layout import LabelVal, arrange
+from alexnet.prepare.sources.zip import tar_from_zip
 from alexnet.progress import Progress
 
 _BLOCK = 512
@@ -51,11 +52,15 @@ class Archive(NamedTuple):
 
 @dataclass(frozen=True)
 class TarSource:
-    """The images in one archive of class folders, or in one archive per split."""
+    """The images in one archive of class folders, or in one archive per split.
+
+    `label_val` is for an unpacked ImageNet in an archive, with its validation images in one folder.
+    """
 
     location: str
     archives: tuple[Archive, ...]
     version: str = ""
+    label_val: LabelVal | None = None
     kind: str = "tar"
 
     def listing(self, progress: Progress) -> Listing:
@@ -72,7 +77,15 @@ class TarSource:
             where = (
                 self.location if len(self.archives) == 1 else f"{self.location} ({archive.split})"
             )
-            part = arrange(files, folders, where, within=archive.split)
+            part = arrange(
+                files,
+                folders,
+                where,
+                read=self.read,
+                within=archive.split,
+                is_alone=len(self.archives) == 1,
+                label_val=self.label_val,
+            )
             items.extend(part.items)
             ignored += part.ignored
             notes += part.notes
@@ -89,7 +102,8 @@ def read_at(path: Path, offset: int, size: int) -> bytes:
     if size > MAX_FILE_BYTES:
         raise ImageError(f"a file of {size:,} bytes")
     with path.open("rb") as file:
-        data = os.pread(file.fileno(), size, offset)
+        file.seek(offset)
+        data = file.read(size)
     if len(data) < size:
         raise DataError(f"{path} ends at byte {offset + len(data):,}: it changed while it was read")
     return data
@@ -159,7 +173,8 @@ class _Section(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         left = max(0, self.size - self.position)
         count = left if size < 0 else min(size, left)
-        data = os.pread(self.file.fileno(), count, self.start + self.position)
+        self.file.seek(self.start + self.position)
+        data = self.file.read(count)
         self.position += len(data)
         return data
 
@@ -186,14 +201,19 @@ def first_member(path: Path) -> str:
 
 
 def decompress(path: Path, work: Path, progress: Progress) -> Path:
-    """Return `path` itself, or its content decompressed to a file in `work`."""
+    """Return `path` itself, or its content, decompressed, as a tar in `work`."""
     with path.open("rb") as file:
         start = file.read(max(map(len, _MAGIC)))
     opener = next((opener for magic, opener in _MAGIC.items() if start.startswith(magic)), None)
-    if opener is None:
+    is_zip = start.startswith((b"PK\3\4", b"PK\5\6"))
+    if opener is None and not is_zip:
         return path
     work.mkdir(parents=True, exist_ok=True)
     out = work / f"{path.name}.tar"
+    if is_zip:
+        tar_from_zip(path, out, progress)
+        return out
+    assert opener is not None  # noqa: S101 - the branch above
     with (
         progress.task(f"decompress {path.name}", path.stat().st_size, "bytes") as advance,
         path.open("rb") as file,
