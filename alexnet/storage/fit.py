@@ -94,7 +94,7 @@ def check_images(network: Images, data: Images, progress: Progress) -> None:
     for option, ours, theirs in zip(("resize", "orientation"), trained, given, strict=True):
         if theirs != ours:
             progress.note(
-                f"{run} was trained on images of --{option} {ours}, {path} was made with {theirs}: "
-                f"to measure the network as it was trained, prepare the data with "
+                f"{run} prepares images with --{option} {ours}, {path} was made with {theirs}: "
+                f"for the preprocessing that predict uses, prepare the data with "
                 f"--{option} {ours}"
             )
