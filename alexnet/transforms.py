@@ -153,7 +153,9 @@ def augment(
     shift = torch.from_numpy(params.shift).to(images.device)
     pixels = crops(images, params, preprocessing.crop)  # new memory, so it can be changed
     pixels.sub_(preprocessing.mean).add_(shift[:, :, None, None])
-    return pixels / (1 + settings.lighting) if settings.lighting_rescale else pixels
+    if settings.lighting_rescale:  # by a tensor: a GPU would multiply by a number's reciprocal
+        pixels.div_(pixels.new_tensor(1 + settings.lighting))
+    return pixels
 
 
 def crop_corners(

@@ -34,7 +34,7 @@ from alexnet.kernels.blocks import (  # noqa: E402
     SpatialNorm,
     reference_block,
 )
-from alexnet.kernels.cuda import self_check  # noqa: E402
+from alexnet.kernels.cuda import autotune, self_check  # noqa: E402
 from alexnet.kernels.cuda.batch import crop_table, prepare_batch  # noqa: E402
 from alexnet.kernels.cuda.block_kernels import Fused  # noqa: E402
 from alexnet.kernels.cuda.blocks import fuse, run_block, supports  # noqa: E402
@@ -368,6 +368,12 @@ def test_the_check_accepts_these_kernels() -> None:
         self_check._raise_if_wrong(DEVICE, compare(DEVICE))
 
 
+def test_the_check_names_a_wrong_update_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FusedUpdate, "update", lambda self, gradients: None)
+    with pytest.raises(WorkerError, match="computes the update rule wrongly"):
+        self_check._raise_if_wrong(DEVICE, self_check._update(DEVICE))
+
+
 def test_the_check_accepts_pytorchs_convolutions() -> None:
     self_check.check_convolutions(DEVICE)
 
@@ -444,3 +450,20 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     for name, facts in built.items():
         assert facts["spilled"] == 0, name
         assert facts["layout_conversions"] <= facts["allowed"], name
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27\n", "580.65.06"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57  Release\n", "575.57"),
+        ("something else\n", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_the_driver_is_read_where_linux_has_it(
+    tmp_path: Path, text: str | None, version: str
+) -> None:
+    if text is not None:
+        (tmp_path / "version").write_text(text)
+    assert autotune.driver_version(tmp_path / "version") == version

@@ -8,6 +8,7 @@ bits of the result.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -153,6 +154,17 @@ def seconds_on_gpu(work: Callable[[], object]) -> float:
     return min(seconds)
 
 
+def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """Return the version of NVIDIA's driver, as Linux has it; "unknown" elsewhere.
+
+    PyTorch has no public name for it.
+    """
+    with suppress(OSError):
+        if found := re.search(r"\b\d+\.\d+(\.\d+)?\b", file.read_text(encoding="utf-8")):
+            return found[0]
+    return "unknown"
+
+
 @cache
 def identify(device: torch.device) -> str:
     """Name a GPU and all software that affects its results, our kernels included."""
@@ -165,7 +177,7 @@ def identify(device: torch.device) -> str:
         "torch": torch.__version__,
         "CUDA": torch.version.cuda,
         "cuDNN": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-        "driver": torch._C._cuda_getDriverVersion(),  # type: ignore[attr-defined,unused-ignore]
+        "driver": driver_version(),
         "triton": triton.__version__,
         "kernels": digest,
     }

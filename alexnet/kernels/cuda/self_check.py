@@ -212,7 +212,7 @@ def _update(device: torch.device) -> Iterator[Comparison]:
     initial = _random(3000)
     updated = []
     for target in (torch.device("cpu"), device):
-        weight = initial.to(target).requires_grad_()
+        weight = initial.clone().to(target).requires_grad_()
         optimizer = PaperSGD([weight], lr=0.1, weight_decay=0.01)
         fused = FusedUpdate(optimizer) if target is device else None
         for seed in (1, 2):
