@@ -160,6 +160,7 @@ SHOWN_BY: dict[int, tuple[str, ...]] = {
         "tests/test_prepare.py::test_rejects_are_left_out_and_listed",
     ),
     44: (f"{IMAGES}::test_data_sets_hold_the_pixels_of_every_kind_of_file",),
+    45: ("tests/test_predict.py::test_evaluate_and_predict_agree_on_turned_photographs",),
     49: (
         f"{PREPARING}::test_classes_keep_their_numbers_whatever_lies_between_them",
         f"{SOURCES}::test_what_is_no_image_is_ignored_and_counted",

@@ -101,7 +101,7 @@ PLAIN = {
 @pytest.mark.parametrize("name", PLAIN)
 def test_classes_are_found_by_structure(tmp_path: Path, name: str) -> None:
     source = made(tmp_path, list(PLAIN[name]))
-    junk = {f"{folder}/train/cat/1.jpg": b"x" for folder in ("__MACOSX", "@eaDir")}
+    junk = {f"{folder}/train/cat/1.jpg": b"x" for folder in ("__MACOSX", "@eaDir", "__pycache__")}
     write_tree(source, junk | {".ipynb_checkpoints/1.jpg": b"x", "Thumbs.db": b"x"})
     assert found(source) == {path: label for path, label in PLAIN[name].items() if label}
     left_out = [path for path, label in PLAIN[name].items() if not label]

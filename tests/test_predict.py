@@ -108,6 +108,7 @@ TURNS = {1: 0, 3: 2, 6: 1, 8: 3}
 """By orientation: quarter turns to the left that the stored pixels had."""
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize("orientation", ["turn", "ignore", None])
 def test_evaluate_and_predict_agree_on_turned_photographs(
     tiny_run: Path, tmp_path: Path, orientation: Orientation | None

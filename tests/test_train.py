@@ -18,6 +18,7 @@ import torch
 from conftest import TINY, Stripes
 from data_makers import Recorder
 from step_makers import after_step
+from torch import nn
 
 from alexnet import train
 from alexnet.config import Settings
@@ -306,18 +307,32 @@ def test_progress_says_what_is_trained_and_how_each_epoch_ended(
     assert recorder.notes[-1].startswith("epoch 2/2: train loss ")
 
 
-@pytest.mark.fault(6)
+class SlowNetwork(nn.Module):
+    """A network that takes so long that reading is no limit, on a loaded machine either."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.3 * self.training)
+        logits: torch.Tensor = self.model(x)
+        return logits
+
+
 def test_the_report_says_which_side_is_the_limit(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = dataclasses.replace(TINY, epochs=1)
-    report = train_model(tiny_data, tmp_path / "memory", settings, device="cpu")
+    report = train_model(
+        tiny_data, tmp_path / "memory", settings, device="cpu", accelerate=SlowNetwork
+    )
     assert report.limit == "the network"
     assert report.waited_for_images < 0.1
     original, recorder = Split.read, Recorder()
 
     def slowly(split: Split, indices: Any) -> Any:
-        time.sleep(0.2)
+        time.sleep(0.5)
         return original(split, indices)
 
     monkeypatch.setattr(Split, "read", slowly)

@@ -31,7 +31,10 @@ NOT_IMAGES = {
 """Endings of files that often lie among images. All other files are recognised by content."""
 WNID_WITH_BOXES = re.compile(r"(n\d{8})(?: [-\d.]+){4}(?: \1(?: [-\d.]+){4})*")
 """Kaggle's PredictionString: a class and a box, once for each object."""
-_NOT_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"}
+_NOT_FOLDERS = {
+    *("__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin"),
+    "system volume information",
+}
 
 
 def is_image_path(path: str) -> bool:
