@@ -64,8 +64,11 @@ def _tolerate_damage(function: Any) -> None:
 
     A damaged file or a full disk would else be an error of the first call (numba issue 10434).
     """
-    cache = function._cache  # numba has no public name for it
-    load, save = cache.load_overload, cache.save_overload
+    try:
+        cache = function._cache  # numba has no public name for it
+        load, save = cache.load_overload, cache.save_overload
+    except AttributeError:  # another version of numba: damage is an error there
+        return
 
     def load_or_clear(*arguments: Any) -> Any:
         try:

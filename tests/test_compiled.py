@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alexnet import compiled as module
 from alexnet.compiled import compiled, compiled_kernel, kernel_part
 
 SOURCE = "def double(values):\n    for i in range(values.size):\n        values[i] *= 2\n"
@@ -88,4 +89,24 @@ def test_code_that_cannot_be_stored_runs(
     monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
     values = np.arange(3.0)
     function(values)
+    assert values.tolist() == [0, 2, 4]
+
+
+def test_a_numba_without_this_private_name_compiles_too(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = module._compile
+
+    class WithoutCache:
+        def __init__(self, function: Any) -> None:
+            self._function = function
+
+        def __call__(self, *arguments: Any) -> Any:
+            return self._function(*arguments)
+
+    monkeypatch.setattr(
+        module, "_compile", lambda function, **options: WithoutCache(original(function, **options))
+    )
+    values = np.arange(3.0)
+    compiled(load_double(tmp_path / "doubling.py"))(values)
     assert values.tolist() == [0, 2, 4]

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from alexnet.errors import DataError
 from alexnet.storage.atomic import sha256_of
-from alexnet.storage.folders import is_dataset, not_a_dataset
+from alexnet.storage.folders import DATASET, is_dataset, not_a_dataset
 from alexnet.storage.untrusted import map_array, parse_json, read_array_header
 
 FORMAT = "alexnet-dataset"
 VERSION = 1
-MANIFEST = "dataset.json"
+MANIFEST = DATASET
 
 AGAIN = "prepare the data set again"
 

@@ -34,7 +34,7 @@ from alexnet.storage.checkpoint_format import MODEL, Saved, load_weights
 from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.dataset_manifest import check_spread
 from alexnet.storage.environment import package_version, versions
-from alexnet.storage.folders import not_a_run
+from alexnet.storage.folders import is_run, not_a_run
 from alexnet.storage.metrics_log import read_metrics
 from alexnet.storage.untrusted import map_array, parse_json
 from alexnet.transforms import Preprocessing
@@ -57,7 +57,7 @@ class Run:
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Tell whether there is a run at `path`."""
-        return (expanded(path) / "run.json").is_file()
+        return is_run(Path(path))
 
     @classmethod
     def create(
