@@ -119,8 +119,10 @@ def test_the_middle_of_a_long_image_is_taken(long: int) -> None:
 SPARE = 100_000_000
 """Bytes that a command may take after its imports: less than the large image needs."""
 
+# numba loads SciPy with its first kernel; OpenBLAS in it waits for ever where memory is short.
 LIMITED = f"""
 import resource, sys
+import scipy.linalg
 import torch, alexnet.evaluate, alexnet.prepare
 from alexnet.cli import main
 from alexnet.images.decode import load_square
