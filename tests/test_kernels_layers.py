@@ -72,6 +72,9 @@ def test_every_algorithm_is_the_convolution(case: str, algorithm: str) -> None:
     x = torch.randn(2, conv.in_channels, *size, dtype=torch.float64)
     ours = gradients(lambda x: convolve(x, conv, ALGORITHMS[algorithm]), conv, x)
     torch.testing.assert_close(ours, gradients(conv, conv, x), rtol=1e-10, atol=1e-10)
+    if conv.bias is not None:  # a kernel after the convolution may add it
+        without = convolve(x, conv, ALGORITHMS[algorithm], with_bias=False)
+        torch.testing.assert_close(without + conv.bias[:, None, None], ours[0])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_rearranged_images_give_the_first_convolution_of_every_network(name: str
     for row in model:
         expected = row(expected)
         if isinstance(row, nn.Conv2d):
-            ours = convolve_space_to_depth(rearranged(images, rows), row)
+            ours = convolve_space_to_depth(rearranged(images, rows), row, row.bias)
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
             break
 

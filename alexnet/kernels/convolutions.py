@@ -35,24 +35,26 @@ def cpu_algorithm(_x: Tensor, _conv: nn.Conv2d) -> ConvAlgorithm:
     return ConvAlgorithm(channels_last=True)
 
 
-def convolve(x: Tensor, conv: nn.Conv2d, algorithm: ConvAlgorithm) -> Tensor:
-    """Convolve `x` (N, C, H, W) with the weights of `conv`.
+def convolve(
+    x: Tensor, conv: nn.Conv2d, algorithm: ConvAlgorithm, *, with_bias: bool = True
+) -> Tensor:
+    """Convolve `x` (N, C, H, W) with the weights of `conv`, and add its bias if `with_bias`.
 
     `x` may also be in the layout `SpaceToDepth` of this convolution.
     """
+    bias = conv.bias if with_bias else None
     if algorithm.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     if x.shape[1] != conv.in_channels:
-        return convolve_space_to_depth(x, conv)
+        return convolve_space_to_depth(x, conv, bias)
     if conv.groups > 1 and algorithm.groups == "split":
-        return convolve_groups(x, conv)
+        return convolve_groups(x, conv, bias)
     if conv.groups > 1 and algorithm.groups == "filled":
         weight = filled_weight(conv)
-        return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation)
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
     if conv.groups == 1 and conv.stride[0] > 1 and algorithm.space_to_depth:
-        return convolve_without_stride(x, conv)
-    result: Tensor = conv(x)
-    return result
+        return convolve_without_stride(x, conv, bias)
+    return F.conv2d(x, conv.weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def is_supported(conv: nn.Conv2d) -> bool:
@@ -61,14 +63,14 @@ def is_supported(conv: nn.Conv2d) -> bool:
     return zeros and conv.dilation == (1, 1) and conv.stride[0] == conv.stride[1]
 
 
-def convolve_groups(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def convolve_groups(x: Tensor, conv: nn.Conv2d, bias: Tensor | None) -> Tensor:
     """Run each group as a convolution of its own."""
-    biases = conv.bias.chunk(conv.groups) if conv.bias is not None else [None] * conv.groups
+    biases = bias.chunk(conv.groups) if bias is not None else [None] * conv.groups
     groups = zip(x.chunk(conv.groups, 1), conv.weight.chunk(conv.groups), biases, strict=True)
     return torch.cat(
         [
-            F.conv2d(inputs, weight, bias, conv.stride, conv.padding, conv.dilation)
-            for inputs, weight, bias in groups
+            F.conv2d(inputs, weight, group_bias, conv.stride, conv.padding, conv.dilation)
+            for inputs, weight, group_bias in groups
         ],
         1,
     )
@@ -101,7 +103,7 @@ class SpaceToDepth(NamedTuple):
     """Channels, rows and columns."""
 
 
-def convolve_without_stride(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def convolve_without_stride(x: Tensor, conv: nn.Conv2d, bias: Tensor | None) -> Tensor:
     """Compute a convolution of stride s as one of stride 1 with s * s times as many channels.
 
     Each s x s square of pixels becomes one pixel. The kernel is rearranged in the same way, with
@@ -114,7 +116,7 @@ def convolve_without_stride(x: Tensor, conv: nn.Conv2d) -> Tensor:
         side, before = x.shape[2 + axis], int(conv.padding[axis])
         squares = squares_along(side + 2 * before, kernel[axis], stride)
         padding += [before, squares * stride - side - before]  # negative: no window reaches there
-    return convolve_space_to_depth(space_to_depth(F.pad(x, padding), stride), conv)
+    return convolve_space_to_depth(space_to_depth(F.pad(x, padding), stride), conv, bias)
 
 
 def space_to_depth(x: Tensor, stride: int) -> Tensor:
@@ -123,11 +125,11 @@ def space_to_depth(x: Tensor, stride: int) -> Tensor:
     return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).permute(0, 3, 1, 2)
 
 
-def convolve_space_to_depth(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def convolve_space_to_depth(x: Tensor, conv: nn.Conv2d, bias: Tensor | None) -> Tensor:
     """Convolve images in the layout of `space_to_depth` with the stride of `conv`."""
     stride, (height, width) = conv.stride[0], conv.weight.shape[2:]
     weight = F.pad(conv.weight, (0, -width % stride, 0, -height % stride))
-    return F.conv2d(x, F.pixel_unshuffle(weight, stride), conv.bias)
+    return F.conv2d(x, F.pixel_unshuffle(weight, stride), bias)
 
 
 def squares_along(side: int, kernel: int, stride: int) -> int:
