@@ -110,17 +110,22 @@ def alexnet_command(
     """
 
 
+RESERVE = [bytearray(2**20)]
+"""Memory that is freed before an error is reported: there may be no other."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `arguments` default to sys.argv."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
-    print_any_character()
     try:
+        print_any_character()
         code = run([word for word in given if word != "--debug"] or ["--help"])
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich turns a broken pipe into SystemExit
         code = 1  # stdout was closed early, as in: alexnet summary | head
     except BaseException as error:  # noqa: BLE001 - any error becomes one line
+        RESERVE.clear()
         if debug:
             traceback.print_exc()
         code = report(error, given)

@@ -75,13 +75,8 @@ def print_json(document: object) -> None:
 
 
 def print_error(message: str) -> None:
-    """Write "alexnet: error: message" to stderr, as one line, even if no memory is left."""
-    line = one_line(message)
-    try:
-        text = Text.assemble("alexnet: ", ("error:", "bold red"), " ", line)
-        print_line(text, stderr())
-    except MemoryError:
-        os.write(2, f"alexnet: error: {line}\n".encode())
+    """Write "alexnet: error: message" to stderr, as one line."""
+    print_line(Text.assemble("alexnet: ", ("error:", "bold red"), " ", one_line(message)), stderr())
 
 
 def print_note(message: str) -> None:
