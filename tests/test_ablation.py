@@ -21,8 +21,14 @@ from alexnet.storage.run import Run
 from alexnet.train import train_model
 
 CHANGES = [(part, kind) for part, kinds in ABLATIONS.items() for kind in kinds]
-DEFAULTS = {"activation": "relu", "norm": "lrn", "overlap": "yes"}
+DEFAULTS = {
+    "order": "norm_pool", "towers": "two", "activation": "relu", "norm": "lrn", "overlap": "yes",
+}  # fmt: skip
 CIFAR10 = ("cifar10_13", "cifar10_11")
+NO_NORM = ("one_weird_trick", "cifar10_13")
+ONE_TOWER = ("alexnet_one_tower", "alexnet_half", "one_weird_trick", *CIFAR10)
+POOL_FIRST = ("caffenet",)
+SIGNED = ("alexnet_2012", "alexnet_half", "alexnet_nocomm")
 
 
 def has(name: str, part: str, kind: str) -> bool:
@@ -30,7 +36,11 @@ def has(name: str, part: str, kind: str) -> bool:
     if kind in DEFAULTS.values():
         return True
     if part == "norm":
-        return name not in ("one_weird_trick", "cifar10_13")
+        return name not in NO_NORM
+    if part == "towers":
+        return name not in ONE_TOWER
+    if part == "order":
+        return name not in (*NO_NORM, *POOL_FIRST, *(SIGNED if kind == "signed" else ()))
     return part != "without" or name not in CIFAR10
 
 
@@ -190,9 +200,37 @@ def test_no_change_gives_the_table_itself() -> None:
         assert all(map(torch.equal, reference.parameters(), model.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "table"),
+    [
+        ("one", "alexnet", "alexnet_one_tower"),
+        ("half", "alexnet_2012", "alexnet_half"),
+        ("apart", "alexnet_2012", "alexnet_nocomm"),
+    ],
+)
+def test_towers_give_the_tables_that_were_written_by_hand(kind: str, name: str, table: str) -> None:
+    """AN layers-145-half.cfg and layers-150.cfg; the norms alone know their towers."""
+    found = find_differences(summarize(name, ablate={"towers": kind}), summarize(table))
+    assert {each.row for each in found} <= {"norm1", "norm2"}
+    assert summarize(name, ablate={"towers": kind}).parameters == summarize(table).parameters
+
+
+def test_orders_of_norm_and_pool() -> None:
+    """CaffeNet's order, and that of 2012's layer 1."""
+
+    def rows(name: str, **changes: str) -> list[str]:
+        return [each.name for each in summarize(name, ablate=changes).layers]
+
+    assert rows("caffe_alexnet", order="pool_norm") == rows("caffenet")
+    first = [name for name in rows("alexnet", order="signed") if name.endswith("1")]
+    assert first == [name for name in rows("alexnet_2012") if name.endswith("1")]
+
+
 def test_unknown_changes_are_refused_with_the_list() -> None:
     for changes in ({"activation": "gelu"}, {"pooling": "no"}, {"norm": ""}):
-        with pytest.raises(UsageError, match=r"activation=relu, activation=tanh, .*without=conv5"):
+        with pytest.raises(
+            UsageError, match=r"order=norm_pool, .*activation=tanh, .*without=conv5"
+        ):
             input_shape("alexnet", ablate=changes)
 
 

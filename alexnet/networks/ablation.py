@@ -4,9 +4,11 @@
     norm=none, batch                no response normalisation, or batch normalisation (P 3.3)
     overlap=no                      pools of 2 x 2 (P 3.4)
     without=conv3, conv4, conv5     one of the middle layers removed (P 7)
+    order=pool_norm, signed         pool before norm (CaffeNet), or norm before ReLU (2012)
+    towers=one, half, apart         one tower, wide or narrow, or two that meet in fc8 (P 3.2)
 
-relu, lrn and yes change nothing. Dropout is a setting of its own (P 4.2). Each ablation maps a
-table's rows to other rows, so the tables themselves do not depend on it.
+relu, lrn, yes, norm_pool and two change nothing. Dropout is a setting of its own (P 4.2). Each
+ablation maps a table's rows to other rows, so the tables themselves do not depend on it.
 """
 
 from collections import OrderedDict
@@ -91,7 +93,72 @@ def without_layer(conv: str, rows: Rows) -> Rows:
     return [(name, layer) for name, layer in rows if name not in removed]
 
 
+def with_order(signed: bool, rows: Rows) -> Rows:
+    """Put each pool before the normalisation that it follows, or the ReLU of layer 1 after both.
+
+    The first is CaffeNet's order; the second is that of 2012's layer 1, which normalises the signed
+    responses (AN layers-145.cfg:35-63).
+    """
+    names = [name for name, _ in rows]
+    layers = dict(rows)
+    for name in [name for name in names if isinstance(layers[name], LocalResponseNorm)]:
+        at, pool, relu = names.index(name), f"pool{name[-1]}", f"relu{name[-1]}"
+        if names[at + 1 : at + 2] != [pool]:
+            continue
+        if not signed:
+            names[at : at + 2] = [pool, name]
+        elif name == "norm1" and names[at - 1] == relu:
+            names[at - 1 : at + 2] = [name, pool, relu]
+    return [(name, layers[name]) for name in names]
+
+
+def with_towers(kind: str, rows: Rows) -> Rows:
+    """Change how the towers of a network with two are connected.
+
+    one: each kernel reads all maps. half: one tower with half of the kernels, but with all of
+    conv5, fc6 and fc7 (AN layers-145-half.cfg). apart: the towers meet in the last layer only, with
+    a quarter more kernels in conv2 and twice the units in fc6 instead (AN layers-150.cfg).
+    """
+    if not any(isinstance(layer, nn.Conv2d) and layer.groups == 2 for _, layer in rows):
+        return rows
+    widths = {"half": dict.fromkeys(("conv1", "conv2", "conv3", "conv4"), 0.5)}
+    widths["apart"] = {"conv2": 1.25, "fc6": 2.0}
+    return [(name, _in_towers(name, layer, kind, widths.get(kind, {}))) for name, layer in rows]
+
+
+def _in_towers(name: str, layer: nn.Module, kind: str, widths: Mapping[str, float]) -> nn.Module:
+    """Return a row of another width and with other groups; its number of inputs is set later."""
+    fresh, apart = layer, kind == "apart"
+    if isinstance(layer, nn.Conv2d):
+        groups = 2 if apart and name != "conv1" else 1
+        fresh = nn.Conv2d(
+            layer.in_channels,
+            int(layer.out_channels * widths.get(name, 1)),
+            layer.kernel_size,  # type: ignore[arg-type]
+            layer.stride,  # type: ignore[arg-type]
+            layer.padding,  # type: ignore[arg-type]
+            groups=groups,
+        )
+    elif isinstance(layer, nn.Linear | GroupedLinear) and name in ("fc6", "fc7"):
+        units = int(layer.out_features * widths.get(name, 1))
+        grouped = partial(GroupedLinear, groups=2)
+        fresh = (grouped if apart else nn.Linear)(layer.in_features, units)
+    start = start_of(layer)
+    if fresh is not layer and start is not None:
+        draw_weights(fresh, start)
+    return fresh
+
+
 ABLATIONS: dict[str, dict[str, Callable[[Rows], Rows]]] = {
+    "order": {
+        "norm_pool": unchanged,
+        "pool_norm": partial(with_order, False),
+        "signed": partial(with_order, True),
+    },
+    "towers": {
+        "two": unchanged,
+        **{kind: partial(with_towers, kind) for kind in ("one", "half", "apart")},
+    },
     "activation": {
         "relu": unchanged,
         "tanh": partial(with_activation, nn.Tanh),
