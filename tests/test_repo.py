@@ -28,7 +28,7 @@ storage.run
 evaluate
 predict prepare train
 analysis doctor kernels parallel
-convert demo
+convert demo reproduce
 bench
 cli
 __init__ __main__

@@ -24,6 +24,7 @@ from alexnet.cli import (
     plan,
     predict,
     prepare,
+    reproduce,
     summary,
     train,
 )
@@ -66,6 +67,7 @@ for command in (
     doctor.doctor,
     bench.bench,
     demo.demo,
+    reproduce.reproduce,
 ):
     app.command(command.__name__.rstrip("_"))(command)
 

@@ -23,7 +23,7 @@ from alexnet.storage.run import Run
 from alexnet.train.determinism import deterministic
 from alexnet.train.hints import result_warning
 from alexnet.train.image_cache import Cache
-from alexnet.train.loop import WAITING_IS_LONG, train, train_step
+from alexnet.train.loop import WAITING_IS_LONG, Measure, no_more, train, train_step
 from alexnet.train.opening import open_run, open_state
 from alexnet.train.processes import Processes
 from alexnet.train.signals import recorded_signals
@@ -85,6 +85,7 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
     accelerate: Accelerate | None = None,
     processes: Processes | None = None,
     cache: Cache = "auto",
+    measure: Measure = no_more,
 ) -> TrainReport:
     """Train a network on the packed data set `data`; write everything to the directory `run`.
 
@@ -95,7 +96,8 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
     `accelerate` returns an accelerated form of the network. `processes` (`alexnet.parallel`) train
     one network together; each makes this call with the same arguments. `cache` is where images are
     cached: "device", "host", "none", or "auto", the first with enough room
-    (`alexnet.train.image_cache`).
+    (`alexnet.train.image_cache`). `measure` is called after each epoch; what it returns is added to
+    the epoch's line of metrics.jsonl.
 
     Raises `UsageError` if `run` holds a training and `resume` is not set, `DivergedError` for a
     loss that is not finite, `StorageError` when saving fails repeatedly, and `Interrupted` when the
@@ -134,7 +136,7 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
             cache=cache,
         )
         check_in = stack.enter_context(_watched(state, opened.path, processes, signals))
-        row = train(state, make_step(state, processes), check_in)
+        row = train(state, make_step(state, processes), check_in, measure)
         processes.broadcast(log.flush)
     hardware = describe_device(target)
     if row is None:  # nothing was left to do here

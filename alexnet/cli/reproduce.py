@@ -1,0 +1,179 @@
+"""`alexnet reproduce`: the paper's experiments, run again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from alexnet.cli.console import percent, plain_table, print_json, progress, stdout
+from alexnet.cli.options import MACHINE, Device, Json, Plain, flag, option
+from alexnet.errors import UsageError
+
+if TYPE_CHECKING:
+    from alexnet.reproduce.plan import Experiment
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="Experiments, or all; --list shows them."),
+]
+Data = Annotated[
+    list[Path] | None,
+    option(
+        "--data DATA",
+        "Packed data set with train, val and test. Can be repeated: an experiment takes the "
+        "first whose images are large enough, the smallest first.",
+    ),
+]
+Out = Annotated[Path, option("--out FOLDER", "Receives trainings and results.")]
+BudgetOption = Annotated[
+    Literal["quick", "full"],
+    option("--budget NAME", "quick: minutes to hours of a CPU on a part of the data; full: a GPU."),
+]
+Seeds = Annotated[int | None, option("--seeds N", "Trainings of each arm; 3 unless given.", min=1)]
+Jobs = Annotated[
+    int,
+    option("--jobs N", "Trainings at a time. 0: one per core, or 4 on a GPU.", MACHINE, min=0),
+]
+List = Annotated[bool, flag("--list", "Show the experiments, and run none.")]
+
+
+def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
+    names: Names = None,
+    *,
+    data: Data = None,
+    out: Out = Path("runs/reproduce"),
+    budget: BudgetOption = "quick",
+    seeds: Seeds = None,
+    jobs: Jobs = 0,
+    device: Device = "auto",
+    plain: Plain = False,
+    list_: List = False,
+    json: Json = False,
+) -> None:
+    """Run the paper's experiments again, on your data.
+
+    Trains the same network with and without one thing, with several seeds and
+    each at its own best learning rate, and says whether the paper's claim
+    holds: agrees, disagrees, or cannot tell. The same command goes on where it
+    was stopped.
+
+    Examples:
+
+      alexnet reproduce --list
+      alexnet reproduce relu lrn --data data/cifar10
+      alexnet reproduce all --data data/cifar10 --data data/imagenette64
+    """
+    from alexnet.reproduce.experiments import EXPERIMENTS, experiment
+
+    if list_:
+        show_list(list(EXPERIMENTS.values()), as_json=json)
+        return
+    wanted = list(EXPERIMENTS) if names == ["all"] else names or []
+    if not wanted:
+        raise UsageError(f"name an experiment, or all: {', '.join(EXPERIMENTS)}")
+    plans = [experiment(name) for name in wanted]
+    from alexnet.reproduce import Machine
+    from alexnet.reproduce import reproduce as run
+
+    machine, found = Machine(device, jobs, plain), []
+    sources = [fitting(plan, data or [], budget) for plan in plans]
+    for plan, source in zip(plans, sources, strict=True):
+        found.append(
+            run(plan.name, source, out, budget=budget, seeds=seeds, machine=machine,
+                progress=progress())
+        )  # fmt: skip
+        if not json:
+            show(found[-1], stdout())
+    if json:
+        print_json(found)
+
+
+def fitting(plan: "Experiment", data: list[Path], budget: Literal["quick", "full"]) -> Path:
+    """Return the data set with the smallest images that are large enough for an experiment."""
+    from alexnet.dataset import Dataset
+
+    needed = plan.budgets[budget].side or plan.side
+    sizes = sorted((Dataset(path).size, str(path)) for path in data)
+    for size, path in sizes:
+        if size >= needed:
+            return Path(path)
+    have = ", ".join(f"{path} has {size} x {size}" for size, path in sizes) or "no --data is given"
+    raise UsageError(f"{plan.name} needs images of {needed} x {needed} or more: {have}")
+
+
+def show_list(plans: "list[Experiment]", *, as_json: bool) -> None:
+    """Print the experiments, with what they need and how many trainings they take."""
+    rows = [
+        {
+            "name": plan.name,
+            "question": plan.question,
+            "claims": list(plan.claims),
+            "side": plan.side,
+            "arms": [arm.name for arm in plan.arms],
+            "published": [each.published for each in plan.comparisons],
+        }
+        for plan in plans
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    table = plain_table("experiment", "images from", "question", right=("images from",))
+    table.columns[2].no_wrap = False
+    for plan in plans:
+        table.add_row(plan.name, f"{plan.side} px", plan.question)
+    stdout().print(table)
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print what was found: a row for each arm, and a line for each comparison."""
+    images = result["data"]["images"]
+    console.print(f"{result['experiment']}: {result['question']}", soft_wrap=True)
+    console.print(
+        f"{images['train']:,} training images, {images['test']:,} test images, "
+        f"{result['settings']['epochs']} epochs, {result['seeds']} seeds, {result['hardware']}\n",
+        soft_wrap=True,
+    )
+    columns = ("rate", "test error", "ten views", "train error", "epochs to 25 %")
+    table = plain_table("arm", *columns, right=columns)
+    for name, arm in result["arms"].items():
+        table.add_row(name, f"{arm['rate']:g}", *(spread(arm["seeds"], key) for key in ARM))
+    console.print(table)
+    console.print()
+    for each in result["comparisons"]:
+        console.print(sentence(each), soft_wrap=True)
+    console.print()
+
+
+ARM = ("test_error", "test_error_10_views", "train_error", "epochs_to_25")
+
+
+def spread(seeds: list[dict[str, Any]], key: str) -> str:
+    """Write the mean over the seeds and, in brackets, the lowest and highest."""
+    values = [seed[key] for seed in seeds]
+    if any(value is None for value in values):
+        return "-"
+    write = percent if "error" in key else "{:.1f}".format
+    middle = write(sum(values) / len(values))
+    return f"{middle} ({write(min(values))} - {write(max(values))})" if len(values) > 1 else middle
+
+
+def sentence(each: dict[str, Any]) -> str:
+    """Say in one line what a comparison showed."""
+    found, published = each["difference"], each["published"]
+    names = f"{each['first']} against {each['second']}"
+    if each["first"] == each["second"]:
+        names = f"{each['figure']} against {each['of_second']}"
+    if found is None:
+        shown = "the first did not get there"
+    elif each["figure"] == "epochs_to_25":
+        bound = "at most " if found["is_bound"] else ""
+        shown = f"{bound}{found['mean']:.2f} times the epochs ({found['low']:.2f} to "
+        shown += f"{found['high']:.2f})"
+    else:
+        points = {key: 100 * found[key] for key in ("mean", "low", "high")}
+        shown = "{mean:+.1f} points ({low:+.1f} to {high:+.1f})".format(**points)
+        if each["figure"] == "overfitting":
+            shown = f"overfitting {shown}"
+    told = f"; published: {published}" if published else ""
+    return f"{each['outcome']:>11}: {names}: {shown}{told}"

@@ -1,0 +1,231 @@
+"""The experiments, with the claim that each is to show. Sources: the paper (P), its code (2012).
+
+Two data sets serve: CIFAR-10 with the paper's four-layer nets, and photographs of ten of ImageNet's
+classes (Imagenette) with the eight layers, at a quarter of the side where the budget is quick. Any
+prepared data set of that side will do.
+"""
+
+from dataclasses import replace
+
+from alexnet.config import Settings
+from alexnet.errors import UsageError
+from alexnet.recipes import recipe
+from alexnet.reproduce.plan import Arm, Budget, Budgets, Comparison, Experiment
+
+EIGHT_LAYERS = replace(
+    recipe("small"), model="alexnet_small", min_crop_scale=0.0, label_smoothing=0.0
+)
+"""Quick to learn, and in data as the paper has it: crops of one size, mirroring, colour jitter."""
+EIGHT_BUDGETS: Budgets = {
+    "quick": Budget(epochs=10, images=3000, test_images=2000),
+    "full": Budget(epochs=60, changes={"model": "alexnet"}, side=256),
+}
+FOUR_LAYERS = Settings(
+    model="cifar10_13",
+    optimizer="paper",
+    lr=0.01,
+    layer_lr={"conv1": 1 / 4096},  # as if pixels were scaled to a deviation of 1
+    weight_decay=0.0,
+    init="he",
+    schedule="cosine",
+    warmup_epochs=1.0,
+    lighting=0.0,
+)
+FOUR_BUDGETS: Budgets = {
+    "quick": Budget(epochs=12, images=5000, test_images=2000),
+    "full": Budget(epochs=60),
+}
+NO_AUGMENTATION = {"flip": False, "random_crop": False, "lighting": 0.0}
+
+RELU = Experiment(
+    name="relu",
+    question="How much sooner does a network with ReLUs reach 25 % training error?",
+    claims=(6,),
+    settings=replace(FOUR_LAYERS, schedule="steps", warmup_epochs=0.0, flip=False,
+                     random_crop=False),
+    side=32,
+    arms=(
+        Arm("ReLU"),
+        Arm("tanh", {"ablate": {"activation": "tanh"}}),
+        Arm("sigmoid", {"ablate": {"activation": "sigmoid"}}),
+    ),
+    comparisons=(
+        Comparison("ReLU", "tanh", "about six times as soon (P figure 1)", "epochs_to_25"),
+        Comparison("ReLU", "sigmoid", "several times as soon (P 3.1)", "epochs_to_25"),
+    ),
+    budgets={
+        "quick": Budget(epochs=30, images=5000, test_images=1000, rates=(0.1, 1 / 3, 1.0, 3.0)),
+        "full": Budget(epochs=100, rates=(0.1, 1 / 3, 1.0, 3.0)),
+    },
+    training_error=True,
+)  # fmt: skip
+
+LRN = Experiment(
+    name="lrn",
+    question="Does local response normalisation lower the error of the CIFAR-10 net?",
+    claims=(10,),
+    settings=replace(recipe("cifar10"), schedule="cosine", drop_epochs=()),
+    side=32,
+    arms=(Arm("normalised", {"model": "cifar10_11"}), Arm("not", {"model": "cifar10_13"})),
+    comparisons=(
+        Comparison("normalised", "not", "11 % against 13 % (P 3.3)"),
+        Comparison("normalised", "not", "11 % against 13 % (P 3.3)", "test_error_10_views"),
+    ),
+    budgets={
+        "quick": Budget(epochs=30, images=10000, test_images=2000, rates=(1.0, 3.0)),
+        "full": Budget(epochs=200, rates=(1.0, 3.0)),
+    },
+)
+
+POOLING = Experiment(
+    name="pooling",
+    question="Do overlapping pools lower the error?",
+    claims=(7,),
+    settings=FOUR_LAYERS,
+    side=32,
+    arms=(Arm("overlapping"), Arm("not", {"ablate": {"overlap": "no"}})),
+    comparisons=(Comparison("overlapping", "not", "0.4 points less (P 3.4)"),),
+    budgets=FOUR_BUDGETS,
+)
+
+MOMENTUM = Experiment(
+    name="momentum",
+    question="What does momentum change, each at its best learning rate?",
+    claims=(18,),
+    settings=FOUR_LAYERS,
+    side=32,
+    arms=(Arm("momentum 0.9"), Arm("none", {"momentum": 0.0, "lr": 0.1})),
+    comparisons=(Comparison("momentum 0.9", "none", "", is_claimed=False),),
+    budgets=FOUR_BUDGETS,
+)
+
+PAPER = Arm("the paper's")
+
+DROPOUT = Experiment(
+    name="dropout",
+    question="Does dropout prevent overfitting?",
+    claims=(8,),
+    settings=EIGHT_LAYERS,
+    side=64,
+    arms=(PAPER, Arm("no dropout", {"dropout": 0.0})),
+    comparisons=(
+        Comparison(
+            PAPER.name, "no dropout", '"substantial overfitting" without (P 4.2)', "overfitting"
+        ),
+        Comparison(PAPER.name, "no dropout", ""),
+    ),
+    budgets=EIGHT_BUDGETS,
+)
+
+AUGMENTATION = Experiment(
+    name="augmentation",
+    question="Do crops, mirroring and colour jitter reduce overfitting and the error?",
+    claims=(17,),
+    settings=EIGHT_LAYERS,
+    side=64,
+    arms=(
+        PAPER,
+        Arm("no colours", {"lighting": 0.0}),
+        Arm("crops only", {"flip": False, "lighting": 0.0}),
+        Arm("mirroring only", {"random_crop": False, "lighting": 0.0}),
+        Arm("none", NO_AUGMENTATION),
+    ),
+    comparisons=(
+        Comparison(PAPER.name, "no colours", "more than 1 point less (P 4.1)"),
+        Comparison("no colours", "none", '"substantial overfitting" (P 4.1)', "overfitting"),
+        Comparison("no colours", "none", ""),
+        Comparison("crops only", "none", ""),
+        Comparison("mirroring only", "none", ""),
+    ),
+    budgets=EIGHT_BUDGETS,
+)  # fmt: skip
+
+TOWERS = Experiment(
+    name="towers",
+    question="What do two towers, and their exchange, contribute?",
+    claims=(12,),
+    settings=EIGHT_LAYERS,
+    side=64,
+    arms=(
+        PAPER,
+        Arm("half", {"ablate": {"towers": "half"}}),
+        Arm("one", {"ablate": {"towers": "one"}}),
+        Arm("apart", {"ablate": {"towers": "apart"}}),
+    ),
+    comparisons=(
+        Comparison(PAPER.name, "half", "1.7 points less (P 3.2)"),
+        Comparison(PAPER.name, "apart", "1.2 points less (2012, net #150)"),
+        Comparison(PAPER.name, "one", "", is_claimed=False),
+    ),
+    budgets=EIGHT_BUDGETS,
+)
+
+DEPTH = Experiment(
+    name="depth",
+    question="Does removing one of the middle layers raise the error?",
+    claims=(24,),
+    settings=EIGHT_LAYERS,
+    side=64,
+    arms=(
+        PAPER,
+        *(Arm(f"without {conv}", {"ablate": {"without": conv}})
+          for conv in ("conv3", "conv4", "conv5")),
+    ),
+    comparisons=tuple(
+        Comparison(PAPER.name, f"without {conv}", "about 2 points less (P 7)")
+        for conv in ("conv3", "conv4", "conv5")
+    ),
+    budgets=EIGHT_BUDGETS,
+)  # fmt: skip
+
+VIEWS = Experiment(
+    name="views",
+    question="Do ten views lower the error?",
+    claims=(25,),
+    settings=EIGHT_LAYERS,
+    side=64,
+    arms=(PAPER,),
+    comparisons=(
+        Comparison(
+            PAPER.name,
+            PAPER.name,
+            "37.5 % against 39.0 % (P 6)",
+            "test_error_10_views",
+            of_second="test_error",
+        ),
+    ),
+    budgets=EIGHT_BUDGETS,
+)
+
+ORDER = Experiment(
+    name="order",
+    question="Does it matter whether pool, normalisation or ReLU comes first?",
+    claims=(4,),
+    settings=EIGHT_LAYERS,
+    side=64,
+    arms=(
+        PAPER,
+        Arm("pool first", {"ablate": {"order": "pool_norm"}}),
+        Arm("ReLU last", {"ablate": {"order": "signed"}}),
+    ),
+    comparisons=(
+        Comparison(PAPER.name, "pool first", "", is_claimed=False),
+        Comparison(PAPER.name, "ReLU last", "", is_claimed=False),
+    ),
+    budgets=EIGHT_BUDGETS,
+)
+
+EXPERIMENTS = {
+    each.name: each
+    for each in (
+        RELU, LRN, POOLING, DROPOUT, AUGMENTATION, TOWERS, DEPTH, VIEWS, MOMENTUM, ORDER,
+    )
+}  # fmt: skip
+
+
+def experiment(name: str) -> Experiment:
+    """Return the experiment called `name`. Raises `UsageError` for an unknown name."""
+    if name not in EXPERIMENTS:
+        known = ", ".join(EXPERIMENTS)
+        raise UsageError(f"there is no experiment {name!r}; there are: {known}")
+    return EXPERIMENTS[name]

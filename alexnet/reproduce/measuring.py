@@ -1,0 +1,166 @@
+"""One training of an experiment, in a process of its own, and what it is judged by."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexnet.config import Settings
+from alexnet.dataset import Split
+from alexnet.device import autocast
+from alexnet.errors import DivergedError
+from alexnet.evaluate import evaluate_run
+from alexnet.kernels import accelerate
+from alexnet.networks.initialization import weight_layers
+from alexnet.storage.atomic import write_text
+from alexnet.storage.run import Run
+from alexnet.storage.untrusted import parse_json
+from alexnet.train import train_model
+from alexnet.train.state import Indices, TrainState
+from alexnet.transforms import take_view, views
+
+Figures = dict[str, Any]
+"""Plain JSON values."""
+
+TARGET = 0.25
+"""The training error whose epoch is asked for (P figure 1)."""
+BATCH, GRADIENT_IMAGES = 500, 500
+FILE = "figures.json"
+"""In the run: what was measured when it had ended."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that one training depends on; plain values, since another process does it."""
+
+    data: Path
+    run: Path
+    settings: Settings
+    training_error: bool
+    device: str
+    threads: int
+    plain: bool
+
+
+def train_and_measure(training: Training) -> Figures:
+    """Train, or continue, and measure; a finished run is only read.
+
+    A training that diverges is a finding too: its errors are 1, its epochs None.
+    """
+    file = training.run / FILE
+    if file.is_file():
+        found: Figures = parse_json(file.read_text(encoding="utf-8"))
+        return found
+    torch.set_num_threads(training.threads)
+    fast = None if training.plain else accelerate
+    try:
+        train_model(
+            training.data,
+            training.run,
+            training.settings,
+            device=training.device,
+            resume=True,
+            accelerate=fast,
+            measure=measure_epoch if training.training_error else lambda _: {},
+        )
+        figures = measure_run(training, fast)
+    except DivergedError as error:
+        figures = diverged(str(error))
+    write_text(file, json.dumps(figures) + "\n")
+    return figures
+
+
+def measure_run(training: Training, fast: Callable[..., Any] | None) -> Figures:
+    """Measure the errors of the weights after the last epoch."""
+    evaluate = partial(
+        evaluate_run, training.run, training.data, checkpoint="last", device=training.device
+    )
+    test = {count: evaluate(split="test", views=count, accelerate=fast) for count in (1, 10)}
+    train = evaluate(split="train", accelerate=fast)
+    rows = [row for row in Run.open(training.run).metrics() if row.get("kind") == "epoch"]
+    return {
+        "val_error": rows[-1]["top1_error"],
+        "test_error": test[1].top1_error,
+        "test_error_10_views": test[10].top1_error,
+        "test_loss": test[1].loss,
+        "train_error": train.top1_error,
+        "overfitting": test[1].top1_error - train.top1_error,
+        "epochs_to_25": epochs_until([row.get("train_error") for row in rows]),
+        "seconds": rows[-1]["seconds"],
+        "epochs": [{name: row.get(name) for name in EPOCH} for row in rows],
+    }
+
+
+EPOCH = ("epoch", "train_loss", "top1_error", "train_error", "gradient_norms")
+"""What is kept of each epoch."""
+
+
+def diverged(reason: str) -> Figures:
+    """Return the figures of a training whose loss became infinite."""
+    errors = dict.fromkeys(("val_error", "test_error", "test_error_10_views", "train_error"), 1.0)
+    return {**errors, "overfitting": 0.0, "epochs_to_25": None, "epochs": [], "diverged": reason}
+
+
+def epochs_until(errors: list[float | None], target: float = TARGET) -> float | None:
+    """Return after how many epochs the error fell to `target`, between two by interpolation."""
+    before = 1.0
+    for done, error in enumerate(errors):
+        if error is None:
+            return None
+        if error <= target:
+            return done + (before - target) / (before - error) if before > error else done + 1.0
+        before = error
+    return None
+
+
+# What is measured after each epoch.
+
+
+def measure_epoch(state: TrainState) -> Figures:
+    """Measure the error on the training images, and the size of each layer's gradient."""
+    network = state.network
+    was_training = network.training
+    network.eval()
+    found = {"train_error": training_error(state), "gradient_norms": gradient_norms(state)}
+    network.train(was_training)
+    return found
+
+
+@torch.inference_mode()
+def training_error(state: TrainState) -> float:
+    """Return the share of training images that are classified wrongly, by their centre."""
+    wrong = 0
+    for indices in np.array_split(np.arange(len(state.train)), -(-len(state.train) // BATCH)):
+        logits = _logits(state, state.train, indices)
+        labels = torch.from_numpy(state.train.labels[indices]).to(logits.device)
+        wrong += int((logits.argmax(1) != labels).sum())
+    return wrong / len(state.train)
+
+
+def gradient_norms(state: TrainState) -> dict[str, float]:
+    """Return the norm of the loss's gradient by each layer's weights, on some training images."""
+    indices = np.arange(0, len(state.train), max(1, len(state.train) // GRADIENT_IMAGES))
+    labels = torch.from_numpy(state.train.labels[indices]).to(state.device)
+    weights = [layer.get_parameter("weight") for _, layer in weight_layers(state.model)]
+    with torch.enable_grad():
+        loss = F.cross_entropy(_logits(state, state.train, indices), labels)
+        gradients = torch.autograd.grad(loss, weights)
+    names = [name for name, _ in weight_layers(state.model)]
+    return {name: float(gradient.norm()) for name, gradient in zip(names, gradients, strict=True)}
+
+
+def _logits(state: TrainState, split: Split, indices: Indices) -> Tensor:
+    """Run the network on the centres of images."""
+    own = state.preprocessing
+    pixels = torch.from_numpy(split.read(indices)).to(state.device)
+    (center,) = views(own.size, own.crop, 1)
+    with autocast(state.device, state.settings.precision):
+        logits: Tensor = state.network(take_view(pixels, center, own)).float()
+    return logits

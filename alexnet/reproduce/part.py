@@ -1,0 +1,115 @@
+"""A part of a packed data set, as a data set of its own: what an experiment trains on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet import randomness
+from alexnet.dataset import Dataset
+from alexnet.errors import UsageError
+from alexnet.images import Pixels
+from alexnet.prepare import prepare_dataset
+from alexnet.prepare.sources.base import Item, Listing
+from alexnet.progress import Progress
+from alexnet.storage.folders import is_dataset
+
+SPLITS = ("train", "val", "test")
+HELD_OUT = 0.1
+"""Share of the training images that are held out where a data set has two splits only."""
+
+
+class Take(NamedTuple):
+    """Images of one split of a data set that become a split of its part."""
+
+    split: str
+    origin: str
+    start: int
+    stop: int
+    """Places in `evenly`."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source of `prepare`: some images of a packed data set."""
+
+    data: Path
+    takes: tuple[Take, ...]
+
+    kind = "part of a data set"
+
+    @property
+    def location(self) -> str:
+        """The path of the data set."""
+        return str(self.data)
+
+    def listing(self, progress: Progress) -> Listing:  # noqa: ARG002 - the interface has it
+        """List the images."""
+        classes, titles = self._dataset.classes, self._dataset.titles
+        return Listing(list(self._items()), titles=dict(zip(classes, titles, strict=True)))
+
+    def _items(self) -> Iterator[Item]:
+        for take in self.takes:
+            labels = self._dataset.split(take.origin).labels
+            for index in np.sort(evenly(labels)[take.start : take.stop]).tolist():
+                label, at = self._dataset.classes[labels[index]], SPLITS.index(take.origin)
+                yield Item(take.split, label, f"{take.origin}/{index}", (at, index, 0))
+
+    def read(self, item: Item) -> Pixels:
+        """Return the pixels as they are stored."""
+        origin, index, _ = item.at
+        pixels: Pixels = self._dataset.split(SPLITS[origin]).read([index])[0]
+        return pixels
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return Dataset(self.data)
+
+
+def evenly(labels: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:
+    """Return a random order in which any first n images have as many of each class as possible."""
+    order = randomness.order(seed, 0, len(labels))
+    place = np.empty(len(labels), np.int64)  # of each image among those of its class
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        place[mine] = np.arange(len(mine))
+    return order[np.argsort(place[order], kind="stable")]
+
+
+def choose(dataset: Dataset, images: int, test_images: int) -> tuple[Take, ...]:
+    """Choose `images` training and `test_images` test images, 0: all, and validation images.
+
+    A data set without test split is tested on its validation split, as ImageNet is; a tenth of its
+    training images is held out for tuning instead. The validation images shrink as the training
+    images do. Raises `UsageError` for a data set with less than two splits.
+    """
+    sizes = {split: len(dataset.split(split)) for split in dataset.split_names}
+    if "train" not in sizes or len(sizes) < 2:
+        raise UsageError(f"{dataset.path} has no images to test on, only {', '.join(sizes)}")
+    test = "test" if "test" in sizes else "val"
+    last = sizes[test]
+    tests = Take("test", test, 0, min(test_images or last, last))
+    if "val" in sizes and test != "val":
+        known, tuned, origin = sizes["train"], sizes["val"], "val"
+    else:
+        tuned, origin = int(HELD_OUT * sizes["train"]), "train"
+        known = sizes["train"] - tuned
+    train = min(images or known, known)
+    val = min(tuned, max(10 * len(dataset.classes), tuned * train // known))
+    first = 0 if origin == "val" else known
+    return (Take("train", "train", 0, train), Take("val", origin, first, first + val), tests)
+
+
+def pack_part(data: Path, out: Path, images: int, test_images: int, progress: Progress) -> Path:
+    """Pack what `choose` returns into a data set in the folder `out`; return its path."""
+    dataset = Dataset(data)
+    takes = choose(dataset, images, test_images)
+    counts = [take.stop - take.start for take in takes]
+    folder = out / f"{dataset.fingerprint[:8]}-{'-'.join(map(str, counts))}"
+    if not is_dataset(folder):
+        prepare_dataset(Part(data, takes), folder, size=dataset.size, workers=1, progress=progress)
+    return folder

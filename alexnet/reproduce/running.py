@@ -1,0 +1,295 @@
+"""Run an experiment: tune each arm, train it with every seed, compare.
+
+Each training is a run directory of its own, named by a digest of all that it depends on. So
+experiments share equal trainings, and the same command goes on where it was stopped.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alexnet.config import Settings
+from alexnet.dataset import Dataset
+from alexnet.device import pick_device
+from alexnet.errors import UsageError, WorkerError
+from alexnet.progress import SILENT, Progress
+from alexnet.reproduce.experiments import experiment
+from alexnet.reproduce.measuring import Figures, Training, train_and_measure
+from alexnet.reproduce.part import pack_part
+from alexnet.reproduce.plan import Arm, Budget, BudgetName, Comparison, Experiment
+from alexnet.reproduce.statistics import judge, paired_difference, paired_ratio
+from alexnet.storage.atomic import expanded, write_text
+from alexnet.storage.environment import describe_device, versions
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where trainings run."""
+
+    device: str = "auto"
+    jobs: int = 0
+    """Trainings at a time; 0: one for each core of a CPU, four on a GPU."""
+    plain: bool = False
+    """Whether PyTorch's own layers compute."""
+
+    @property
+    def workers(self) -> int:
+        """How many processes train at a time."""
+        on_cpu = pick_device(self.device).type == "cpu"
+        return self.jobs or (cores() if on_cpu else 4)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def reproduce(
+    name: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    budget: BudgetName = "quick",
+    seeds: int | None = None,
+    machine: Machine | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Run the experiment `name` on the packed data set `data`; write and return its result.
+
+    OUT/NAME.json receives it; OUT/runs has the trainings, OUT/data the part of the data set that a
+    quick budget uses. Learning rates are chosen for each arm on validation images with the first
+    seed; errors are those of test images after the last epoch.
+    Raises `UsageError` for an unknown name, and for data that do not fit.
+    """
+    plan, machine, folder = experiment(name), machine or Machine(), expanded(out)
+    cost = plan.budgets[budget] if seeds is None else replace(plan.budgets[budget], seeds=seeds)
+    _check_side(plan, cost, expanded(data))
+    part = pack_part(expanded(data), folder / "data", cost.images, cost.test_images, progress)
+    trainer = _Trainer(plan, cost, part, folder / "runs", machine, progress)
+    with trainer:
+        tried = trainer.try_rates()
+        chosen = {arm.name: best_rate(plan, tried[arm.name]) for arm in plan.arms}
+        figures = trainer.train_seeds(chosen)
+    trainer.discard_others(chosen)
+    result = {
+        **describe(plan, budget, cost, part, machine),
+        "arms": {
+            arm.name: {
+                "changes": dict(arm.changes),
+                "rate": chosen[arm.name],
+                "tried": [
+                    {"rate": rate, "val_error": found["val_error"],
+                     "epochs_to_25": found["epochs_to_25"]}
+                    for rate, found in tried[arm.name].items()
+                ],
+                "seeds": figures[arm.name],
+            }
+            for arm in plan.arms
+        },
+        "comparisons": [compare(each, figures, cost.epochs) for each in plan.comparisons],
+    }  # fmt: skip
+    write_text(folder / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _check_side(plan: Experiment, cost: Budget, data: Path) -> None:
+    needed, dataset = cost.side or plan.side, Dataset(data)
+    if dataset.size < needed:
+        raise UsageError(
+            f"{plan.name} needs images of {needed} x {needed} or more, {data} has "
+            f"{dataset.size} x {dataset.size}: prepare it with --size {needed}"
+        )
+
+
+def describe(
+    plan: Experiment, budget: BudgetName, cost: Budget, part: Path, machine: Machine
+) -> dict[str, Any]:
+    """Return what was asked, and under which conditions, as plain JSON values."""
+    dataset = Dataset(part)
+    base = replace(plan.settings, **cost.changes, epochs=cost.epochs)
+    return {
+        "experiment": plan.name,
+        "question": plan.question,
+        "claims": list(plan.claims),
+        "budget": budget,
+        "seeds": cost.seeds,
+        "data": {
+            "classes": len(dataset.classes),
+            "side": dataset.size,
+            "images": {split: len(dataset.split(split)) for split in dataset.split_names},
+            "fingerprint": dataset.fingerprint,
+        },
+        "settings": base.as_json(),
+        "hardware": describe_device(pick_device(machine.device)),
+        "jobs": machine.workers,
+        "versions": versions(),
+    }
+
+
+Key = TypeVar("Key")
+
+
+class _Trainer:
+    """Does the trainings of an experiment, several at a time."""
+
+    def __init__(
+        self,
+        plan: Experiment,
+        cost: Budget,
+        data: Path,
+        runs: Path,
+        machine: Machine,
+        progress: Progress,
+    ) -> None:
+        self.plan, self.cost, self.data, self.runs = plan, cost, data, runs
+        self.machine, self.progress = machine, progress
+
+    def __enter__(self) -> "_Trainer":
+        # New interpreters (spawn): a forked copy could inherit locks held by torch's threads.
+        self.pool = ProcessPoolExecutor(self.machine.workers, multiprocessing.get_context("spawn"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def try_rates(self) -> dict[str, dict[float, Figures]]:
+        """Train each arm at each rate with the first seed."""
+        wanted = {
+            (arm.name, rate): self.training(arm, rate, 0)
+            for arm in self.plan.arms
+            for rate in self.rates(arm)
+        }
+        found = self.train(wanted, "learning rates")
+        return {
+            arm.name: {rate: found[arm.name, rate] for rate in self.rates(arm)}
+            for arm in self.plan.arms
+        }
+
+    def train_seeds(self, rates: Mapping[str, float]) -> dict[str, list[Figures]]:
+        """Train each arm at its rate with all seeds; the first is done already."""
+        seeds = range(self.cost.seeds)
+        wanted = {
+            (arm.name, seed): self.training(arm, rates[arm.name], seed)
+            for arm in self.plan.arms
+            for seed in seeds
+        }
+        found = self.train(wanted, "seeds")
+        return {arm.name: [found[arm.name, seed] for seed in seeds] for arm in self.plan.arms}
+
+    def discard_others(self, chosen: Mapping[str, float]) -> None:
+        """Delete the weights of rates that were tried and not chosen: gigabytes, for large nets."""
+        kept = {self.training(arm, chosen[arm.name], 0).run for arm in self.plan.arms}
+        for arm in self.plan.arms:
+            for rate in self.rates(arm):
+                run = self.training(arm, rate, 0).run
+                if run not in kept:
+                    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+
+    def rates(self, arm: Arm) -> list[float]:
+        """List the learning rates to try for an arm."""
+        base = self.settings(arm).lr
+        return [float(f"{base * factor:.3g}") for factor in self.cost.rates]
+
+    def settings(self, arm: Arm) -> Settings:
+        """Return the settings of an arm, its rate and seed aside."""
+        changes = {**self.cost.changes, **arm.changes, "epochs": self.cost.epochs}
+        return replace(self.plan.settings, **changes)
+
+    def training(self, arm: Arm, rate: float, seed: int) -> Training:
+        """Describe one training."""
+        settings = replace(self.settings(arm), lr=rate, seed=seed)
+        facts = [settings.as_json(), Dataset(self.data).fingerprint, self.plan.training_error]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return Training(
+            data=self.data,
+            run=self.runs / digest,
+            settings=settings,
+            training_error=self.plan.training_error,
+            device=self.machine.device,
+            threads=max(1, cores() // self.machine.workers),
+            plain=self.machine.plain,
+        )
+
+    def train(self, wanted: Mapping[Key, Training], label: str) -> dict[Key, Figures]:
+        """Do the trainings, each but once, and return their figures."""
+        once = {each.run: each for each in wanted.values()}
+        done: dict[Path, Figures] = {}
+        with self.progress.task(f"{self.plan.name}: {label}", len(once), "trainings") as advance:
+            for run, figures in self.finish(once):
+                done[run] = figures
+                advance(1, f"test error {figures['test_error']:.1%}")
+        return {key: done[each.run] for key, each in wanted.items()}
+
+    def finish(self, trainings: Mapping[Path, Training]) -> Iterator[tuple[Path, Figures]]:
+        """Yield the figures of each training when it is done; one worker means this process."""
+        if self.machine.workers == 1:
+            for run, training in trainings.items():
+                yield run, train_and_measure(training)
+            return
+        futures = {
+            self.pool.submit(train_and_measure, each): run for run, each in trainings.items()
+        }
+        yield from finished(futures)
+
+
+def finished(futures: Mapping["Future[Figures]", Path]) -> Iterator[tuple[Path, Figures]]:
+    """Yield each result when it is there; cancel the others where one raises."""
+    waiting: Iterable[Future[Figures]] = futures
+    try:
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise WorkerError(
+            "a training process died; memory may be short (--jobs 1), or a script must call "
+            'reproduce under if __name__ == "__main__":'
+        ) from None
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def best_rate(plan: Experiment, tried: Mapping[float, Figures]) -> float:
+    """Return the rate of the lowest validation error, or of the fewest epochs if these count."""
+    by_epochs = any(each.is_ratio for each in plan.comparisons) and plan.training_error
+
+    def score(rate: float) -> tuple[float, float]:
+        epochs = tried[rate]["epochs_to_25"] if by_epochs else 0.0
+        return (float("inf") if epochs is None else epochs, tried[rate]["val_error"])
+
+    return min(tried, key=score)
+
+
+def compare(
+    each: Comparison, figures: Mapping[str, Sequence[Figures]], epochs: int
+) -> dict[str, Any]:
+    """Compare two arms; return the difference with its interval, and what it means."""
+    first = [found[each.figure] for found in figures[each.first]]
+    second = [found[each.of_second or each.figure] for found in figures[each.second]]
+    facts: dict[str, Any] = {
+        "first": each.first,
+        "second": each.second,
+        "figure": each.figure,
+        "of_second": each.of_second or each.figure,
+        "published": each.published,
+        "values": {"first": first, "second": second},
+    }
+    try:
+        difference = (
+            paired_ratio(first, second, epochs)
+            if each.is_ratio
+            else paired_difference(first, second)
+        )
+    except ValueError:
+        return {**facts, "difference": None, "outcome": "cannot tell"}
+    outcome = judge(difference, float(each.is_ratio), is_claimed=each.is_claimed)
+    return {**facts, "difference": vars(difference), "outcome": outcome}

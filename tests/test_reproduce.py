@@ -1,0 +1,283 @@
+"""Experiments: parts of a data set, tuning, resuming, and what a difference means."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from alexnet.cli.reproduce import fitting, sentence
+from alexnet.dataset import Dataset
+from alexnet.errors import UsageError
+from alexnet.networks.registry import create_model, input_shape
+from alexnet.prepare import prepare_dataset
+from alexnet.progress import SILENT
+from alexnet.reproduce import Machine, experiments, measuring, reproduce, running
+from alexnet.reproduce.measuring import epochs_until
+from alexnet.reproduce.part import choose, evenly, pack_part
+from alexnet.reproduce.plan import Arm, Budget, Comparison, Experiment
+from alexnet.reproduce.statistics import Difference, judge, paired_difference, paired_ratio
+from alexnet.storage.run import Run
+
+ARMS = (Arm("with"), Arm("without", {"model": "cifar10_13"}))
+TRIAL = Experiment(
+    name="trial",
+    question="Is it better with?",
+    claims=(10,),
+    settings=replace(TINY, epochs=1),
+    side=32,
+    arms=ARMS,
+    comparisons=(
+        Comparison("with", "without", "much better"),
+        Comparison("with", "without", "sooner", "epochs_to_25"),
+    ),
+    budgets={"quick": Budget(epochs=2, images=18, test_images=9, rates=(1 / 3, 1.0), seeds=2)},
+    training_error=True,
+)
+CPU = Machine("cpu", jobs=1)
+
+
+@pytest.fixture
+def trial(monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    monkeypatch.setitem(experiments.EXPERIMENTS, "trial", TRIAL)
+    return TRIAL
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished trial."""
+    out = tmp_path_factory.mktemp("reproduced")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(experiments.EXPERIMENTS, "trial", TRIAL)
+        patch.setattr(running, "cores", lambda: 1)  # others test at the same time
+        reproduce("trial", tiny_data, out, machine=CPU)
+    return out
+
+
+def result_in(out: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((out / "trial.json").read_text())
+    return found
+
+
+def test_a_trial_has_a_result_of_every_arm_and_seed(finished: Path) -> None:
+    result = json.loads((finished / "trial.json").read_text())
+    assert result["data"]["images"] == {"train": 18, "val": 15, "test": 9}
+    for name, arm in result["arms"].items():
+        assert [each["rate"] for each in arm["tried"]] == [0.001, 0.003], name
+        assert arm["rate"] in (0.001, 0.003)
+        assert len(arm["seeds"]) == 2
+        for seed in arm["seeds"]:
+            assert [row["epoch"] for row in seed["epochs"]] == [1, 2]
+            # After the last epoch both are the same weights on the same images.
+            assert seed["epochs"][-1]["train_error"] == pytest.approx(seed["train_error"])
+            assert set(seed["epochs"][0]["gradient_norms"]) >= {"conv1", "fc10"}
+    assert {each["outcome"] for each in result["comparisons"]} <= {
+        "agrees", "disagrees", "cannot tell",
+    }  # fmt: skip
+    first = result["comparisons"][0]
+    assert first["values"]["first"] == [
+        seed["test_error"] for seed in result["arms"]["with"]["seeds"]
+    ]
+
+
+def test_the_same_command_again_trains_nothing(
+    finished: Path, tiny_data: Path, trial: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = result_in(finished)
+    monkeypatch.setattr(measuring, "train_model", None)
+    stamps = {path: path.stat().st_mtime_ns for path in finished.glob("runs/*/metrics.jsonl")}
+    reproduce(trial.name, tiny_data, finished, machine=CPU)
+    assert result_in(finished) == before
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_weights_of_rates_that_were_not_chosen_are_gone(finished: Path) -> None:
+    runs = list((finished / "runs").iterdir())
+    with_weights = [run for run in runs if (run / "checkpoints").exists()]
+    assert (len(runs), len(with_weights)) == (6, 4)  # two arms of two seeds
+    assert all((run / "figures.json").is_file() for run in runs)
+
+
+def test_a_training_that_diverges_counts_as_wrong(tiny_data: Path, tmp_path: Path) -> None:
+    training = measuring.Training(
+        tiny_data, tmp_path / "run", replace(TINY, lr=1e30, optimizer="sgd", warmup_epochs=0.0),
+        training_error=False, device="cpu", threads=1, plain=True,
+    )  # fmt: skip
+    found = measuring.train_and_measure(training)
+    assert (found["test_error"], found["epochs_to_25"]) == (1.0, None)
+    assert "diverged" in found
+    assert measuring.train_and_measure(training) == found
+
+
+def test_gradients_are_those_of_the_weights_that_were_saved(finished: Path) -> None:
+    result = json.loads((finished / "trial.json").read_text())
+    data = Dataset(next((finished / "data").iterdir()))
+    train = data.split("train")
+    runs = [Run.open(path) for path in (finished / "runs").iterdir()]
+    arm, seed = result["arms"]["with"], 1
+    (run,) = [
+        run
+        for run in runs
+        if (run.settings.model, run.settings.seed) == ("cifar10_11", seed)
+        and run.settings.lr == arm["rate"]
+    ]
+    model, mean = run.load_model("cpu", "last"), run.preprocessing.mean_image
+    pixels = torch.from_numpy(train.read(range(18))).permute(0, 3, 1, 2)
+    logits = model((pixels - mean)[:, :, 4:28, 4:28])
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(train.labels))
+    found = arm["seeds"][seed]["epochs"][-1]["gradient_norms"]
+    gradients = torch.autograd.grad(loss, [model.get_parameter(f"{name}.weight") for name in found])
+    norms = [float(gradient.norm()) for gradient in gradients]
+    assert list(found.values()) == pytest.approx(norms, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([0.5, 0.25], 2.0),
+        ([0.5, 0.3, 0.2], 2.5),
+        ([0.2], 0.75 / 0.8),
+        ([0.5, 0.4], None),
+        ([], None),
+        ([None, None], None),
+    ],
+)
+def test_epochs_until_a_training_error(errors: list[float | None], expected: float | None) -> None:
+    assert epochs_until(errors) == (None if expected is None else pytest.approx(expected))
+
+
+# Parts of a data set.
+
+
+def test_a_part_has_the_pixels_of_the_whole(tiny_data: Path, tmp_path: Path) -> None:
+    part = Dataset(pack_part(tiny_data, tmp_path, 18, 9, SILENT))
+    whole = Dataset(tiny_data)
+    assert part.classes == whole.classes
+    for split in part.split_names:
+        own = part.split(split)
+        for place in range(len(own)):
+            origin, index = own.name(place).split("/")
+            assert np.array_equal(own.read([place]), whole.split(origin).read([int(index)]))
+            label = whole.split(origin).labels[int(index)]
+            assert part.classes[own.labels[place]] == whole.classes[label]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 60))
+def test_images_are_drawn_evenly(labels: list[int], count: int) -> None:
+    order = evenly(np.array(labels))
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    drawn = np.bincount(np.array(labels)[order[:count]], minlength=5)
+    available = np.bincount(labels, minlength=5)
+    for one in range(5):
+        for other in range(5):  # one has fewer only where there are no more
+            assert drawn[one] >= drawn[other] - 1 or drawn[one] == available[one]
+
+
+def test_without_a_test_split_validation_images_are_tested(tmp_path: Path) -> None:
+    from conftest import Stripes
+
+    source = Stripes()
+    source.counts = {"train": 20, "val": 5}  # type: ignore[misc]
+    prepare_dataset(source, tmp_path / "two", size=32, workers=1)
+    takes = {take.split: take for take in choose(Dataset(tmp_path / "two"), 0, 0)}
+    assert {name: take.origin for name, take in takes.items()} == {
+        "train": "train", "val": "train", "test": "val",
+    }  # fmt: skip
+    assert takes["train"].stop == takes["val"].start  # no image is in both
+    assert takes["val"].stop == 60
+
+
+# What a difference means.
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=9))
+def test_intervals_are_those_of_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
+    first, second = (np.array(column) for column in zip(*pairs, strict=True))
+    if np.ptp(first - second) < 1e-6:
+        return
+    found = paired_difference(first.tolist(), second.tolist())
+    interval = stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+
+
+def test_ratios_are_compared_by_their_logarithms() -> None:
+    found = paired_ratio([1.0, 2.0, 4.0], [2.0, 4.0, 8.0], 30)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    bound = paired_ratio([5.0, 6.0, 7.0], [None, None, None], 30)
+    assert bound.is_bound
+    assert bound.mean == pytest.approx((5 * 6 * 7) ** (1 / 3) / 30)
+    with pytest.raises(ValueError, match="did not get there"):
+        paired_ratio([None, 1.0], [1.0, 1.0], 30)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_claimed", "outcome"),
+    [
+        (-0.02, -0.01, True, "agrees"),
+        (-0.02, 0.01, True, "cannot tell"),
+        (0.01, 0.02, True, "disagrees"),
+        (0.01, 0.02, False, "differs"),
+        (-0.02, -0.01, False, "differs"),
+    ],
+)
+def test_outcomes(low: float, high: float, is_claimed: bool, outcome: str) -> None:
+    assert judge(Difference(0, low, high, 3), 0.0, is_claimed=is_claimed) == outcome
+
+
+def test_one_seed_tells_nothing() -> None:
+    assert judge(paired_difference([0.1], [0.9]), 0.0, is_claimed=True) == "cannot tell"
+
+
+def test_rates_are_chosen_on_validation_images(trial: Experiment) -> None:
+    tried: dict[float, dict[str, Any]] = {
+        0.1: {"val_error": 0.5, "test_error": 0.1, "epochs_to_25": None},
+        0.2: {"val_error": 0.4, "test_error": 0.9, "epochs_to_25": 9.0},
+        0.3: {"val_error": 0.6, "test_error": 0.0, "epochs_to_25": 5.0},
+    }
+    assert running.best_rate(replace(trial, training_error=False), tried) == 0.2
+    assert running.best_rate(trial, tried) == 0.3  # the fewest epochs, where these are asked for
+
+
+# The list.
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_experiments_fit_together(name: str) -> None:
+    plan = experiments.experiment(name)
+    for cost in plan.budgets.values():
+        for arm in plan.arms:
+            settings = replace(
+                plan.settings, **{**cost.changes, **arm.changes, "epochs": cost.epochs}
+            )
+            shape = input_shape(settings.model, ablate=settings.ablate)
+            assert shape[1] <= (cost.side or plan.side), (arm.name, shape)
+            with torch.device("meta"):
+                create_model(settings.model, 10, ablate=settings.ablate)
+    for each in plan.comparisons:
+        assert plan.arm(each.first)
+        assert plan.arm(each.second)
+        assert plan.training_error or each.figure != "epochs_to_25"
+
+
+def test_an_experiment_takes_the_smallest_images_that_do(tiny_data: Path) -> None:
+    assert fitting(experiments.RELU, [tiny_data], "quick") == tiny_data
+    with pytest.raises(UsageError, match=r"dropout needs images of 64 x 64 or more: .* 32 x 32"):
+        fitting(experiments.DROPOUT, [tiny_data], "quick")
+    with pytest.raises(UsageError, match="no --data is given"):
+        fitting(experiments.RELU, [], "quick")
+    with pytest.raises(UsageError, match="there is no experiment 'x'; there are: relu, lrn"):
+        experiments.experiment("x")
+
+
+def test_a_comparison_is_one_sentence(finished: Path) -> None:
+    for each in json.loads((finished / "trial.json").read_text())["comparisons"]:
+        line = sentence(each)
+        assert each["outcome"] in line
+        assert "\n" not in line
