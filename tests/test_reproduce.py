@@ -1,6 +1,7 @@
 """Experiments: parts of a data set, tuning, resuming, and what a difference means."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from alexnet.networks.registry import create_model, input_shape
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import SILENT
 from alexnet.reproduce import Machine, experiments, measuring, reproduce, running
+from alexnet.reproduce.classical import (
+    describe_hog,
+    describe_pixels,
+    describe_words,
+    measure_classifier,
+    sift,
+)
 from alexnet.reproduce.measuring import epochs_until
 from alexnet.reproduce.part import choose, evenly, pack_part
 from alexnet.reproduce.plan import Arm, Budget, Comparison, Experiment
@@ -281,3 +289,49 @@ def test_a_comparison_is_one_sentence(finished: Path) -> None:
         line = sentence(each)
         assert each["outcome"] in line
         assert "\n" not in line
+
+
+# Classifiers without a network.
+
+
+def test_classifiers_learn_stripes(tiny_data: Path) -> None:
+    """Directions of stripes: gradients tell them apart, and words do."""
+    for kind, most in (("hog", 0.1), ("words", 0.4)):
+        found = measure_classifier(tiny_data, kind, 0)
+        assert found["test_error"] <= most, (kind, found)
+        assert found["train_error"] <= found["val_error"] <= 1
+
+
+def test_pixels_of_large_images_are_means() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    means = image.reshape(1, 32, 2, 32, 2, 3).mean((2, 4)).ravel()
+    np.testing.assert_allclose(describe_pixels(image)[0], means, atol=0.51)
+    assert np.array_equal(describe_pixels(image[:, :32, :32])[0], image[0, :32, :32].ravel())
+
+
+def test_histograms_of_gradients_see_direction_not_brightness() -> None:
+    row, _ = np.mgrid[:32, :32]
+    across = np.repeat(((row // 4 % 2) * 100 + 50).astype(np.uint8)[..., None], 3, axis=2)
+    down = across.transpose(1, 0, 2)
+    first, second, brighter = describe_hog(np.stack([across, down, across + 60]))
+    assert np.abs(first - brighter).max() < 0.05
+    assert np.abs(first - second).max() > 0.3
+    assert len(first) == 7 * 7 * 4 * 9
+
+
+def test_words_are_counted_in_the_image_and_its_quarters() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    centers = sift(image)[::7][:10]
+    (found,) = describe_words(image[None], centers)
+    shares = (found**2).reshape(5, 10)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(shares[1:].mean(0), shares[0], atol=1e-6)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UsageError, match=r"OpenCV is missing: pip install 'alexnet\[reproduce\]'"):
+        describe_hog(np.zeros((1, 32, 32, 3), np.uint8))
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(UsageError, match="scipy is missing"):
+        paired_difference([0.1, 0.2], [0.3, 0.4])

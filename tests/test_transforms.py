@@ -77,6 +77,15 @@ def test_what_is_switched_off_is_off() -> None:
     assert not draws.shift.any()
 
 
+@pytest.mark.parametrize("size", [31, 32])
+def test_without_random_crops_training_sees_the_view_of_evaluation(size: int) -> None:
+    images = torch.from_numpy(IMAGES[:, :size, :size])
+    prep = preprocessing(size=size, mean_image=torch.zeros(3, size, size))
+    settings = Settings(flip=False, random_crop=False, lighting=0.0)
+    ours = augment(images, sample_augment(settings, prep, 1, np.arange(6)), prep, settings)
+    torch.testing.assert_close(ours, take_view(images, views(size, CROP, 1)[0], prep))
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_scaled_windows_are_those_that_pillow_cuts(flip: bool) -> None:
     # A smooth picture: the two resamplers agree but for how they treat fine detail.

@@ -215,10 +215,31 @@ ORDER = Experiment(
     budgets=EIGHT_BUDGETS,
 )
 
+CLASSICAL = Experiment(
+    name="classical",
+    question="Does the network classify better than computer vision before it?",
+    claims=(20,),
+    settings=EIGHT_LAYERS,
+    side=64,
+    arms=(
+        PAPER,
+        Arm("visual words", classifier="words"),
+        Arm("HOG", classifier="hog"),
+        Arm("pixels", classifier="pixels"),
+    ),
+    comparisons=(
+        Comparison(PAPER.name, "visual words", "37.5 % against 45.7 % (P table 1: SIFT + FVs)"),
+        Comparison(PAPER.name, "HOG", ""),
+        Comparison(PAPER.name, "pixels", ""),
+    ),
+    budgets=EIGHT_BUDGETS,
+)
+
 EXPERIMENTS = {
     each.name: each
     for each in (
         RELU, LRN, POOLING, DROPOUT, AUGMENTATION, TOWERS, DEPTH, VIEWS, MOMENTUM, ORDER,
+        CLASSICAL,
     )
 }  # fmt: skip
 

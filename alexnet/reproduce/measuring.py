@@ -19,6 +19,7 @@ from alexnet.errors import DivergedError
 from alexnet.evaluate import evaluate_run
 from alexnet.kernels import accelerate
 from alexnet.networks.initialization import weight_layers
+from alexnet.reproduce.classical import measure_classifier
 from alexnet.storage.atomic import write_text
 from alexnet.storage.run import Run
 from alexnet.storage.untrusted import parse_json
@@ -47,18 +48,31 @@ class Training:
     device: str
     threads: int
     plain: bool
+    classifier: str = ""
+    """What learns instead of a network, see `classical`; "" for a network."""
 
 
 def train_and_measure(training: Training) -> Figures:
-    """Train, or continue, and measure; a finished run is only read.
-
-    A training that diverges is a finding too: its errors are 1, its epochs None.
-    """
+    """Train, or continue, and measure; a finished training is only read."""
     file = training.run / FILE
     if file.is_file():
         found: Figures = parse_json(file.read_text(encoding="utf-8"))
         return found
     torch.set_num_threads(training.threads)
+    if training.classifier:
+        figures = measure_classifier(training.data, training.classifier, training.settings.seed)
+    else:
+        figures = train_network(training)
+    training.run.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(figures) + "\n")
+    return figures
+
+
+def train_network(training: Training) -> Figures:
+    """Train a network, or continue, and measure it.
+
+    A training that diverges is a finding too: its errors are 1, its epochs None.
+    """
     fast = None if training.plain else accelerate
     try:
         train_model(
@@ -70,11 +84,9 @@ def train_and_measure(training: Training) -> Figures:
             accelerate=fast,
             measure=measure_epoch if training.training_error else lambda _: {},
         )
-        figures = measure_run(training, fast)
     except DivergedError as error:
-        figures = diverged(str(error))
-    write_text(file, json.dumps(figures) + "\n")
-    return figures
+        return diverged(str(error))
+    return measure_run(training, fast)
 
 
 def measure_run(training: Training, fast: Callable[..., Any] | None) -> Figures:

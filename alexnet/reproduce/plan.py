@@ -25,6 +25,8 @@ class Arm:
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Settings that differ from the experiment's."""
+    classifier: str = ""
+    """A classifier without a network instead (`classical`): pixels, hog or words."""
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,9 @@ class _Trainer:
                     shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
     def rates(self, arm: Arm) -> list[float]:
-        """List the learning rates to try for an arm."""
+        """List the learning rates to try for an arm; one for a classifier, which has none."""
+        if arm.classifier:
+            return [0.0]
         base = self.settings(arm).lr
         return [float(f"{base * factor:.3g}") for factor in self.cost.rates]
 
@@ -207,6 +209,8 @@ class _Trainer:
         """Describe one training."""
         settings = replace(self.settings(arm), lr=rate, seed=seed)
         facts = [settings.as_json(), Dataset(self.data).fingerprint, self.plan.training_error]
+        if arm.classifier:
+            facts = [arm.classifier, seed, facts[1]]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return Training(
             data=self.data,
@@ -216,6 +220,7 @@ class _Trainer:
             device=self.machine.device,
             threads=max(1, cores() // self.machine.workers),
             plain=self.machine.plain,
+            classifier=arm.classifier,
         )
 
     def train(self, wanted: Mapping[Key, Training], label: str) -> dict[Key, Figures]:

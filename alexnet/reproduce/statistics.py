@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
+from alexnet.errors import UsageError
+
 CONFIDENCE = 0.95
 Outcome = Literal["agrees", "disagrees", "cannot tell", "differs"]
 
@@ -51,8 +53,10 @@ def paired_ratio(
 
 def student_t(freedom: int) -> float:
     """Return the quantile of Student's t for a two-sided interval of 95 % confidence."""
-    from scipy.stats import t  # takes half a second to import
-
+    try:
+        from scipy.stats import t  # takes half a second to import
+    except ImportError:
+        raise UsageError("scipy is missing: pip install 'alexnet[reproduce]'") from None
     return float(t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
