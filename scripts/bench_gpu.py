@@ -9,8 +9,9 @@ GROUP.log has what the process printed. OUT/result.json has all of them with the
 results/gpu_predictions.toml, which are also the table at the end.
 
 A measurement that fails or takes too long costs no other. Run the same command again to continue:
-what is there is not measured again, what failed is tried again. `--rehearse` runs everything on a
-CPU in Triton's interpreter, on a small network, to see that it works.
+what is there is not measured again, what failed is tried again, a training on CIFAR-10 goes on.
+`--rehearse` runs everything on a CPU in Triton's interpreter, on a small network, to see that it
+works.
 
 On an H200 an earlier form of this script has run; this one has run as a rehearsal only.
 """
@@ -58,10 +59,6 @@ class Visit:
         """Seconds until the end."""
         return self.deadline - time.monotonic()
 
-    def part(self, group: Group) -> Path:
-        """Return the file of a group's results."""
-        return self.out / "parts" / f"{group.name}.json"
-
     def run(self) -> Result:
         """Measure what is missing, and return all that there is."""
         only = self.options.only
@@ -74,44 +71,49 @@ class Visit:
 
     def run_together(self, groups: Iterable[Group]) -> None:
         """Measure what groups lack, side by side; again without what ended a process."""
-        todo = {group.name: (group, missing(group, self.part(group))) for group in groups}
+        todo = {group.name: (group, missing(group, part_of(self.out, group))) for group in groups}
         while any(keys for _, keys in todo.values()) and self.left >= LEAST_SECONDS:
-            running = [self.start(group, keys) for group, keys in todo.values() if keys]
-            for process in running:
-                self.finish(process)
+            self.wait([self.start(group, keys) for group, keys in todo.values() if keys])
             for name, (group, keys) in todo.items():
-                left = [key for key in keys if key not in read(self.part(group))]
+                left = [key for key in keys if key not in read(part_of(self.out, group))]
                 todo[name] = group, left if left != keys else []
 
     def start(self, group: Group, keys: Sequence[str]) -> subprocess.Popen[bytes]:
         """Begin to measure `keys` in a process of its own, after removing earlier errors."""
-        path, options = self.part(group), self.options
+        path, options = part_of(self.out, group), self.options
         save_json(path, {key: value for key, value in read(path).items() if key not in keys})
-        print(f"{group.name}: {', '.join(keys)} ...", flush=True)
+        seconds = sum(each.seconds for each in group.measurements if each.key in keys)
+        about = "" if options.rehearse else f", about {seconds:.0f} s"
+        print(f"{group.name}{about}: {', '.join(keys)}", flush=True)
         command = [sys.executable, __file__, str(self.out), "--one", group.name, "--keys", *keys]
         command += ["--rehearse"] if options.rehearse else []
         command += ["--cifar10", str(options.cifar10)] if options.cifar10 else []
-        # What is not timed measures the forms of convolutions beside other work: in a folder of
-        # its own, so that no other process takes its choices.
-        folder = caches(self.out) if group.is_timed else self.out / "cache" / group.name
+        # What is not timed chooses the forms of convolutions while other work disturbs it. The
+        # choices are kept in a folder of its own, so that no other process takes them.
+        timed = caches(self.out)
+        folder = timed if group.is_timed else timed.with_name(group.name)
         environment = os.environ if options.rehearse else os.environ | cache_variables(folder)
         with path.with_suffix(".log").open("ab") as log:
             return subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def finish(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for a process, at most until the visit ends; then end all that it started."""
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(self.left, 0))
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    def wait(self, running: Sequence[subprocess.Popen[bytes]]) -> None:
+        """Wait for processes, at most until the visit ends; then end them and all they started."""
+        try:
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(self.left, 0))
+        finally:
+            for process in running:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def results(self, group: Group) -> Iterable[tuple[str, Result]]:
         """Yield each measurement of a group, with a reason for what is missing."""
-        found = read(self.part(group))
-        log = self.part(group).with_suffix(".log")
+        found = read(part_of(self.out, group))
+        log = part_of(self.out, group).with_suffix(".log")
         text = "not reached: the same command continues"
         if self.left >= LEAST_SECONDS:
             text = f"not asked for (--only), or its process did not start: see {log}"
@@ -119,8 +121,13 @@ class Visit:
             yield each.key, found.get(each.key, {"error": text})
 
 
+def part_of(out: Path, group: Group) -> Path:
+    """Return the file of a group's results."""
+    return out / "parts" / f"{group.name}.json"
+
+
 def caches(out: Path) -> Path:
-    """Return the folder of code compiled for the timed groups."""
+    """Return the folder of code compiled for the timed groups; the others have one beside it."""
     return out / "cache/timed"
 
 
@@ -173,9 +180,8 @@ def report(found: Result, options: argparse.Namespace, scale: Scale) -> None:
         return
     if scale.is_rehearsal:
         print("A rehearsal on a CPU: its figures and verdicts mean nothing.")
-    print(
-        f"predicted for an NVIDIA H200, measured on {facts['hardware']}", *table(judged), sep="\n"
-    )
+    print(f"predicted for an NVIDIA H200, measured on {facts['hardware']}")
+    print(*table(judged), sep="\n")
     for key, value in found.items():
         if text := value.get("error") or value.get("skipped"):
             print(f"{key}: {text}")
@@ -195,6 +201,7 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--keys", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.out = options.out.resolve()
     scale = REHEARSAL if options.rehearse else GPU
     if options.rehearse:
         os.environ["TRITON_INTERPRET"] = "1"
@@ -206,15 +213,16 @@ def main() -> None:
         sys.exit(f"there is no group {', '.join(unknown)}; there are {', '.join(named)}")
     if options.one:
         group = named[options.one]
-        measure(group, options.keys, Visit(groups, options).part(group), scale)
+        measure(group, options.keys, part_of(options.out, group), scale)
         return
     if not options.rehearse:
         print(f"about {seconds_of(groups) / 60:.1f} minutes on an H200", flush=True)
-    visit = Visit(groups, options)
-    found = visit.run()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))  # ends what it started
+    try:
+        found = Visit(groups, options).run()
+    finally:
+        shutil.rmtree(caches(options.out).parent, ignore_errors=True)
     report(found, options, scale)
-    if not any(missing(group, visit.part(group)) for group in groups):
-        shutil.rmtree(options.out / "cache", ignore_errors=True)
 
 
 if __name__ == "__main__":

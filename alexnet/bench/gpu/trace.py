@@ -5,7 +5,6 @@ A trace is the JSON file that `export_chrome_trace` writes; its times are micros
 
 import json
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -73,18 +72,20 @@ def idle_share(intervals: Sequence[Interval]) -> float:
 
 def time_by_name(intervals: Iterable[Interval]) -> dict[str, float]:
     """Add up the time by the name of the work, the longest first."""
-    total: Counter[str] = Counter()
+    total: dict[str, float] = {}
     for each in intervals:
-        total[each.name] += each.ended - each.began  # type: ignore[assignment]
-    return dict(total.most_common())
+        total[each.name] = total.get(each.name, 0.0) + each.ended - each.began
+    return dict(sorted(total.items(), key=lambda one: -one[1]))
 
 
 def time_by_kind(times: Mapping[str, float]) -> dict[str, float]:
-    """Add up times by kind, the longest first."""
-    total: Counter[str] = Counter()
+    """Add up times by kind; a known kind without work has 0."""
+    known = (*OWN_KINDS.values(), "blocks_backward", *(kind for kind, _ in KINDS), "other")
+    total = dict.fromkeys(known, 0.0)
     for name, time in times.items():
-        total[kind_of(name)] += time  # type: ignore[assignment]
-    return dict(total.most_common())
+        kind = kind_of(name)
+        total[kind] = total.get(kind, 0.0) + time
+    return total
 
 
 def kind_of(name: str) -> str:
@@ -104,6 +105,6 @@ def own_kernels() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted((Path(kernels.__path__[0]) / "cuda").glob("*.py")):
         source = path.read_text(encoding="utf-8")
-        for name in re.findall(r"@triton\.jit[^\n]*\ndef (\w+)", source):
+        for name in re.findall(r"@triton\.jit[^\n]*\n(?:@[^\n]*\n)*def (\w+)", source):
             found.setdefault(name, OWN_KINDS.get(path.stem, path.stem))
     return found
