@@ -35,7 +35,7 @@ import torch
 
 from alexnet.bench.gpu.commands import cache_variables
 from alexnet.bench.gpu.plan import Group, plan, seconds_of, summary
-from alexnet.bench.gpu.predictions import judge, read_predictions, table
+from alexnet.bench.gpu.predictions import figure, judge, read_predictions, table
 from alexnet.bench.gpu.scale import GPU, REHEARSAL, Scale
 from alexnet.bench.report import conditions, save_json
 
@@ -182,6 +182,8 @@ def report(found: Result, options: argparse.Namespace, scale: Scale) -> None:
         print("A rehearsal on a CPU: its figures and verdicts mean nothing.")
     print(f"predicted for an NVIDIA H200, measured on {facts['hardware']}")
     print(*table(judged), sep="\n")
+    for key, value in found["summary"].items():
+        print(f"{key.replace('_', ' ')}: {figure(value)}")
     for key, value in found.items():
         if text := value.get("error") or value.get("skipped"):
             print(f"{key}: {text}")
@@ -204,7 +206,7 @@ def main() -> None:
     options.out = options.out.resolve()
     scale = REHEARSAL if options.rehearse else GPU
     if options.rehearse:
-        os.environ["TRITON_INTERPRET"] = "1"
+        os.environ |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}  # several run side by side
     elif not torch.cuda.is_available():
         sys.exit("there is no CUDA device here; --rehearse runs the script without one")
     groups = plan(scale, options.out, caches(options.out), options.cifar10)

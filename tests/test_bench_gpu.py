@@ -288,7 +288,7 @@ def test_a_tower_is_measured() -> None:
 
 @pytest.mark.slow
 def test_a_killed_training_is_continued_and_compared() -> None:
-    found = checks.resume(TINY)
+    found = checks.resume(TINY, "small", "cifar10_11")
     assert found["tensors"] > 10
     assert found["tensors_that_differ"] == 0
     assert 6 <= found["killed_after_step"] < found["steps"] == 24

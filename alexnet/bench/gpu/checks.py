@@ -89,20 +89,20 @@ def read_junit(report: Path) -> Result:
 # Exact resume.
 
 
-def resume(scale: Scale) -> Result:
+def resume(scale: Scale, recipe: str, model: str) -> Result:
     """Kill a training at a random step, continue it, and compare it with an undisturbed one."""
-    batch, steps_in_epoch = scale.batch(128), 60 if not scale.is_rehearsal else 12
+    batch, steps_in_epoch = scale.batch(128), 12 if scale.is_rehearsal else 60
     kill_after = random.randrange(steps_in_epoch // 2, steps_in_epoch * 3 // 2)  # noqa: S311
-    words = ["--recipe", "paper", "--model", scale.setup.model, "--epochs", "2"]
-    words += ["--set", "log_steps=1", "--set", f"checkpoint_steps={steps_in_epoch // 6}"]
+    words = ["--recipe", recipe, "--model", model, "--epochs", "2"]
+    words += ["--set", f"log_steps={steps_in_epoch // 12}"]
+    words += ["--set", f"checkpoint_steps={steps_in_epoch // 6}"]
     with tempfile.TemporaryDirectory() as name:
         data, whole, killed = (Path(name, each) for each in ("data", "whole", "killed"))
-        write_dataset(data, batch * steps_in_epoch, "raw", scale.size)
+        write_dataset(data, batch * steps_in_epoch, "raw", scale.side(model))
         fill_dataset(data)
         run_command(train_words(scale, data, whole, *words, batch=batch))
-        reached = kill_at_step(
-            train_words(scale, data, killed, *words, batch=batch), killed, kill_after
-        )
+        command = train_words(scale, data, killed, *words, batch=batch)
+        reached = kill_at_step(command, killed, kill_after)
         run_command(train_words(scale, data, killed, "--resume", batch=batch))
         tensors, others = (checkpoint_store.load(run, "last").tensors for run in (whole, killed))
     differ = [key for key in tensors if not torch.equal(tensors[key], others[key])]

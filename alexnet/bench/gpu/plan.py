@@ -37,7 +37,7 @@ class Measurement:
     @property
     def limit(self) -> float:
         """After how many seconds it is given up on a GPU."""
-        return 20 + 2 * self.seconds
+        return 45 + 2 * self.seconds
 
     def result(self) -> Result:
         """Do the work; return what was found, or its error as a result."""
@@ -90,6 +90,7 @@ def seconds_of(groups: list[Group]) -> float:
 
 def _checks(scale: Scale, out: Path) -> list[Group]:
     """List what is not timed."""
+    model, resume = scale.setup.model, partial(partial, checks.resume, scale)
     tests = Measurement("tests", 75, lambda: checks.run_tests(scale, out / "tests.xml"))
     memory = (
         Measurement("memory", 15, lambda: checks.memory(scale, plain=False)),
@@ -98,7 +99,14 @@ def _checks(scale: Scale, out: Path) -> list[Group]:
     )
     return [
         Group("tests", (tests,), is_timed=False),
-        Group("resume", (Measurement("resume", 50, lambda: checks.resume(scale)),), is_timed=False),
+        *(
+            Group(key, (Measurement(key, 50, work),), is_timed=False)
+            for key, work in (
+                ("resume", resume("paper", model)),
+                ("resume_small", resume("small", model)),
+                ("resume_cifar10_11", resume("cifar10", "cifar10_11")),
+            )
+        ),
         Group("losses", (Measurement("losses", 45, lambda: checks.losses(scale)),), is_timed=False),
         Group("memory", memory, is_timed=False),
     ]
