@@ -15,13 +15,17 @@ from alexnet import kernels
 DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of a trace's events that a GPU is busy with."""
 
-OWN_KINDS = {
-    "block_kernels": "blocks",
-    "spatial_norm": "blocks",
-    "sgd": "update_and_batch",
-    "batch": "update_and_batch",
-}
-"""The kind of our kernels by their module; others are of the kind that their module is named."""
+OWN_KINDS = (
+    ("bias_relu", "bias"),
+    ("blocks", "block|spatial_norm"),
+    ("convolution", "gemm|conv"),
+    ("step", ""),
+)
+"""The kind of our kernels by the name of their module. "step" is the rest: batch, update and the
+like. A profile shows a kernel's name alone; of two with the same name the first kind is assumed."""
+
+WITH_BACKWARD = ("bias_relu", "blocks")
+"""Kinds whose backward kernels are a kind of their own."""
 
 KINDS = (
     ("convolution", "implicit_gemm|fprop|dgrad|wgrad|conv|cudnn"),
@@ -79,32 +83,30 @@ def time_by_name(intervals: Iterable[Interval]) -> dict[str, float]:
 
 
 def time_by_kind(times: Mapping[str, float]) -> dict[str, float]:
-    """Add up times by kind; a known kind without work has 0."""
-    known = (*OWN_KINDS.values(), "blocks_backward", *(kind for kind, _ in KINDS), "other")
-    total = dict.fromkeys(known, 0.0)
+    """Add up times by kind; a kind without work has 0."""
+    kinds = [*WITH_BACKWARD, *(f"{kind}_backward" for kind in WITH_BACKWARD), "step"]
+    total = dict.fromkeys([*kinds, *(kind for kind, _ in KINDS), "other"], 0.0)
     for name, time in times.items():
-        kind = kind_of(name)
-        total[kind] = total.get(kind, 0.0) + time
+        total[kind_of(name)] += time
     return total
 
 
 def kind_of(name: str) -> str:
     """Return the kind of a kernel; "other" if nothing is known of it."""
-    if name in own_kernels():
-        kind = own_kernels()[name]
-        return f"{kind}_backward" if "backward" in name else kind
+    if kind := own_kernels().get(name):
+        return f"{kind}_backward" if kind in WITH_BACKWARD and "backward" in name else kind
     return next((kind for kind, words in KINDS if re.search(words, name, re.IGNORECASE)), "other")
 
 
 @cache
 def own_kernels() -> dict[str, str]:
-    """Return the kind of each of our kernels by its name, read from their sources.
-
-    A profile names a kernel of Triton's as its function is named, without the module.
-    """
+    """Return the kind of each of our kernels by its name, read from their sources."""
+    modules = sorted((Path(kernels.__path__[0]) / "cuda").glob("*.py"))
     found: dict[str, str] = {}
-    for path in sorted((Path(kernels.__path__[0]) / "cuda").glob("*.py")):
-        source = path.read_text(encoding="utf-8")
-        for name in re.findall(r"@triton\.jit[^\n]*\n(?:@[^\n]*\n)*def (\w+)", source):
-            found.setdefault(name, OWN_KINDS.get(path.stem, path.stem))
+    for kind, words in OWN_KINDS:
+        for path in modules:
+            if re.search(words, path.stem):
+                source = path.read_text(encoding="utf-8")
+                names = re.findall(r"@triton\.jit[^\n]*\n(?:@[^\n]*\n)*def (\w+)", source)
+                found = dict.fromkeys(names, kind) | found
     return found
