@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.bench.gpu import Notes
+from alexnet.bench.gpu.commands import Notes
 from alexnet.bench.report import conditions, ratio, save_json
 from alexnet.bench.timing import Candidate, LocalTimer, Rounds, measure
 from alexnet.dataset import Dataset

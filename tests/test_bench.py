@@ -2,20 +2,17 @@
 
 import json
 import subprocess
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from data_makers import load_script
 from PIL import Image
 from torch import nn
 
 import alexnet
 from alexnet import create_model, summarize
-from alexnet.bench import gpu, parts, peers, predict, report, timing
+from alexnet.bench import parts, peers, predict, report, timing
 from alexnet.bench.data import PhotoSetup, data_table, prepare_table
 from alexnet.bench.network_tables import (
     LIMITS,
@@ -230,36 +227,6 @@ def test_the_script_answers_as_a_run_does(
     with torch.inference_mode():
         expected = model(red).topk(5).indices.tolist()
     assert str(expected) in capsys.readouterr().out
-
-
-# What only a GPU needs.
-
-
-def test_the_script_for_gpus_orders_all_measurements_of_the_package() -> None:
-    groups = load_script("bench_gpu").SECONDS
-    assert set(groups) == set(gpu.measurements(gpu.GPU)) == set(gpu.measurements(gpu.REHEARSAL))
-
-
-def test_the_script_for_gpus_measures_again_only_what_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script, calls = load_script("bench_gpu"), ""
-
-    def work(key: str) -> dict[str, Any]:
-        nonlocal calls
-        calls += key
-        if key == "b" and calls.count("b") == 1:
-            raise RuntimeError("out of memory")
-        return {"rate": 1.0}
-
-    group = {key: partial(work, key) for key in "ab"}
-    monkeypatch.setattr(script, "measurements", lambda _: {"train": group})
-    scale, path = replace(gpu.REHEARSAL, epoch=1), tmp_path / "parts/train.json"
-    script.measure_group("train", scale, path)
-    assert script.read(path)["b"]["error"] == "RuntimeError: out of memory"
-    script.measure_group("train", scale, path)
-    assert calls == "abb"
-    assert [script.read(path)[key]["rate"] for key in "ab"] == [1.0, 1.0]
 
 
 def test_blocks_and_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:

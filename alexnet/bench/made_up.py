@@ -14,6 +14,7 @@ from alexnet.bench.spec import CLASSES, SIZE
 from alexnet.bench.steps import preprocessing
 from alexnet.config import Settings
 from alexnet.images.decode import encode_jpeg
+from alexnet.networks.registry import input_shape
 from alexnet.prepare.shards import IMAGES_PER_SHARD
 from alexnet.prepare.sources import open_source
 from alexnet.progress import Progress
@@ -27,6 +28,8 @@ WIDTH, HEIGHT, QUALITY = 500, 375, 93
 """Like ImageNet's photographs, 110 kB each on average."""
 FOLDERS = 4
 """Class folders of photographs."""
+CLASS_NAMES = tuple(f"{number:04d}" for number in range(CLASSES))
+"""Of packed data sets and runs."""
 
 # Photographs.
 
@@ -110,8 +113,8 @@ def write_dataset(folder: Path, images: int, store: str, size: int = SIZE) -> No
         "size": size,
         "store": store,
         "resize": "short",
-        "classes": [f"{number:04d}" for number in range(CLASSES)],
-        "titles": [f"{number:04d}" for number in range(CLASSES)],
+        "classes": list(CLASS_NAMES),
+        "titles": list(CLASS_NAMES),
         "splits": {"train": train},
         "mean_image": _write_array(folder, "mean_image.npy", mean_image),
         "color_std": [1.0, 2.0, 3.0],
@@ -183,12 +186,12 @@ def _entry(path: Path, *, digest: bool = True) -> dict[str, Any]:
 # Runs.
 
 
-def write_run(path: Path) -> Run:
-    """Write a run directory for the paper's network with its initial weights."""
-    settings, prepared = Settings(), preprocessing(torch.device("cpu"))
-    classes = [f"class {number}" for number in range(CLASSES)]
+def write_run(path: Path, model: str = "alexnet", size: int = SIZE) -> Run:
+    """Write a run directory for a network with its initial weights, for images of side `size`."""
+    settings = Settings(model=model)
+    prepared = preprocessing(torch.device("cpu"), size, input_shape(model)[1])
     note = {"data": {"path": "none", "fingerprint": ""}}
-    run = Run.write(path, settings, classes, classes, prepared, note)
+    run = Run.write(path, settings, CLASS_NAMES, CLASS_NAMES, prepared, note)
     network = run.new_model()
     checkpoint_store.save(run.path, network, torch.optim.SGD(network.parameters()), Position())
     return run

@@ -45,6 +45,8 @@ class Setup:
     """Keys of the rows to measure; all of them if empty."""
     model: str = "alexnet"
     """Name of our network; a smaller one cannot be compared with peers."""
+    limits: bool = True
+    """Whether the device's limits are measured in the same rounds."""
     captured: bool = False
     """Whether our training step runs as on a GPU in Triton's interpreter, on a CPU."""
 
@@ -73,7 +75,8 @@ def network_table(
     work: Work, batch: int, setup: Setup, rounds: Rounds, progress: Progress
 ) -> Table:
     """Measure training steps ("train") or answers ("infer") of batches of one size."""
-    candidates, limits = _candidates(work, batch, setup), limit_candidates(setup)
+    candidates = _candidates(work, batch, setup)
+    limits = limit_candidates(setup) if setup.limits else []
     rows = measure(f"{work}, batch {batch}", [*candidates, *limits], rounds, progress)
     torch.compiler.reset()
     if setup.on_cuda:
