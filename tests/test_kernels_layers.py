@@ -79,6 +79,16 @@ def test_every_algorithm_is_the_convolution(case: str, algorithm: str) -> None:
         torch.testing.assert_close(without + conv.bias[:, None, None], ours[0])
 
 
+def test_under_autocast_the_type_is_that_of_autocast() -> None:
+    conv, x = nn.Conv2d(8, 12, 3, groups=2), torch.randn(2, 8, 6, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolve(x, conv, ConvAlgorithm("filled", "filled", "split"))
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), conv(x), rtol=2e-2, atol=2e-2)
+    gradients = torch.autograd.grad(y.sum(), list(conv.parameters()))
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     "conv",
     [
@@ -354,9 +364,9 @@ def test_a_pass_by_itself_is_that_of_the_convolution(layout: str, autocast: bool
 
 
 def test_our_kernel_is_a_candidate_where_tiles_of_others_are_idle() -> None:
-    def tiles(x: Tensor, conv: nn.Conv2d, name: str) -> list[str]:
+    def tiles(x: Tensor, conv: nn.Conv2d, name: str) -> set[str]:
         forms = Passes(x, conv, "as it is").forms(name)  # type: ignore[arg-type]
-        return [str(form) for form in forms if isinstance(form, Tile)]
+        return {str(form) for form in forms if isinstance(form, Tile)}
 
     def half(channels: int, side: int) -> Tensor:
         return torch.empty(64, channels, side, side, dtype=torch.bfloat16)
@@ -364,12 +374,12 @@ def test_our_kernel_is_a_candidate_where_tiles_of_others_are_idle() -> None:
     with torch.device("meta"):
         rows = dict(create_model("alexnet").named_modules())
     conv1, conv2, conv3, conv4 = (rows[f"conv{index}"] for index in (1, 2, 3, 4))
-    wide = ["tile 128x256x64", "tile 128x128x64"]
+    wide = {"tile 128x256x64", "tile 128x128x64"}
     assert tiles(half(48, 57), conv1, "weight_gradient")
     assert tiles(half(96, 27), conv2, "forward") == wide
-    assert tiles(half(96, 27), conv2, "input_gradient") == ["tile 64x256x64"]
+    assert tiles(half(96, 27), conv2, "input_gradient") == {"tile 64x256x64"}
     assert tiles(half(96, 27), conv2, "weight_gradient") == wide
-    assert tiles(half(384, 13), conv4, "forward") == ["tile 64x256x64"]
+    assert tiles(half(384, 13), conv4, "forward") == {"tile 64x256x64"}
     assert not tiles(half(256, 13), conv3, "forward"), "nothing is idle"
     assert not tiles(half(96, 27).float(), conv2, "forward"), "not for 32 bits"
     assert not tiles(half(3, 227), conv1, "forward"), "not with a stride"

@@ -116,7 +116,7 @@ def _pixels_of_part(pixels: int, programs: int, tile: Tile, x: Tensor) -> int:
         processors = torch.cuda.get_device_properties(x.device).multi_processor_count
     parts = max(1, processors * resident // programs)
     steps: int = triton.cdiv(triton.cdiv(pixels, parts), tile.depth)
-    return steps * tile.depth
+    return max(1, steps) * tile.depth
 
 
 # The kernels. Sizes are arguments, so that one compilation serves all layers.
