@@ -32,7 +32,7 @@ class Tile(NamedTuple):
         return channels * columns / (rows * width)
 
 
-TILES = (Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 3), Tile(64, 256, 64, 8, 3))
+TILES = (Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 3), Tile(64, 256, 32, 4, 4))
 """For large products, of which this tile loads least; for small products; for few channels."""
 
 
