@@ -3,6 +3,7 @@
 import json
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,9 @@ from torch.nn import functional as F
 
 from alexnet.compiled import cache_folder
 from alexnet.kernels.accelerated import AcceleratedNetwork
+from alexnet.kernels.conv_forms import ConvAlgorithm, Tile
 from alexnet.kernels.convolutions import (
-    ConvAlgorithm,
     convolve,
-    convolve_space_to_depth,
     cpu_algorithm,
     input_layout,
     is_supported,
@@ -23,12 +23,13 @@ from alexnet.kernels.convolutions import (
 )
 from alexnet.kernels.cpu import blocks as cpu_blocks
 from alexnet.kernels.cpu import onednn
-from alexnet.kernels.cuda.autotune import (
-    Autotuner,
-    TuningCache,
-    candidates,
+from alexnet.kernels.cuda.autotune import Autotuner, TuningCache
+from alexnet.kernels.cuda.conv_candidates import (
+    PASSES,
+    Passes,
+    agree,
     describe,
-    workload,
+    needed_passes,
 )
 from alexnet.networks.layers import Input
 from alexnet.networks.registry import create_model, list_models
@@ -43,12 +44,13 @@ CONVOLUTIONS = {
     "groups and a stride": (nn.Conv2d(8, 12, 3, stride=2, groups=2), (7, 7)),
 }
 ALGORITHMS = {
-    "grouped": ConvAlgorithm(),
-    "channels last": ConvAlgorithm(channels_last=True),
-    "split": ConvAlgorithm(groups="split"),
-    "filled": ConvAlgorithm(channels_last=True, groups="filled"),
+    "grouped": ConvAlgorithm(channels_last=False),
+    "channels last": ConvAlgorithm(),
+    "split": replace(ConvAlgorithm.uniform("split"), channels_last=False),
+    "filled": ConvAlgorithm.uniform("filled"),
     "space to depth": ConvAlgorithm(space_to_depth=True),
-    "as on CUDA": ConvAlgorithm(channels_last=True, space_to_depth=True, groups="split"),
+    "another form each": ConvAlgorithm("split", "filled", "grouped", space_to_depth=True),
+    "filled weights for one pass": ConvAlgorithm("filled", "split", "filled"),
 }
 
 
@@ -75,6 +77,16 @@ def test_every_algorithm_is_the_convolution(case: str, algorithm: str) -> None:
     if conv.bias is not None:  # a kernel after the convolution may add it
         without = convolve(x, conv, ALGORITHMS[algorithm], with_bias=False)
         torch.testing.assert_close(without + conv.bias[:, None, None], ours[0])
+
+
+def test_under_autocast_the_type_is_that_of_autocast() -> None:
+    conv, x = nn.Conv2d(8, 12, 3, groups=2), torch.randn(2, 8, 6, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolve(x, conv, ConvAlgorithm("filled", "filled", "split"))
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), conv(x), rtol=2e-2, atol=2e-2)
+    gradients = torch.autograd.grad(y.sum(), list(conv.parameters()))
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -179,7 +191,7 @@ def test_rearranged_images_give_the_first_convolution_of_every_network(name: str
     for row in model:
         expected = row(expected)
         if isinstance(row, nn.Conv2d):
-            ours = convolve_space_to_depth(rearranged(images, rows), row, row.bias)
+            ours = convolve(rearranged(images, rows), row, cpu_algorithm(images, row))
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
             break
 
@@ -248,69 +260,138 @@ class Clock:
         return self.times[self.calls - 1]
 
 
-@pytest.mark.parametrize("fastest", range(3))
-def test_the_fastest_algorithm_is_chosen_and_measured_once(tmp_path: Path, fastest: int) -> None:
-    times = [2.0, 2.0, 2.0]
-    times[fastest] = 1.0
-    clock, x = Clock(times), torch.randn(2, 4, 5, 5)
+def test_the_fastest_form_of_each_pass_is_chosen_and_measured_once(tmp_path: Path) -> None:
+    clock = Clock([1.0, 2.0, 2.0, 2.0, 1.0, 2.0, 2.0, 2.0, 1.0])
+    x = torch.randn(2, 4, 5, 5, requires_grad=True)
     choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", clock)
-    assert choose(x, GROUPS) == choose(x, GROUPS) == candidates(GROUPS)[fastest]
-    assert clock.calls == 3
+    fastest = ConvAlgorithm("grouped", "split", "filled")
+    assert choose(x, GROUPS) == choose(x, GROUPS) == fastest
+    assert clock.calls == 9
     another_process = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", clock)
-    assert another_process(x, GROUPS) == candidates(GROUPS)[fastest]
-    assert clock.calls == 3
-    with pytest.raises(IndexError):  # another GPU is measured anew
-        Autotuner(TuningCache(tmp_path / "gpus.json"), "another GPU", clock)(x, GROUPS)
+    assert another_process(x, GROUPS) == fastest
+    with torch.no_grad():  # the same bits in training and in evaluation
+        assert another_process(x, GROUPS).forward == "grouped"
+    assert clock.calls == 9
+    another_gpu = Clock([2.0, 1.0, 2.0] * 3)
+    choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "another GPU", another_gpu)
+    assert choose(x, GROUPS) == ConvAlgorithm.uniform("split")
 
 
-def test_a_single_algorithm_is_not_measured(tmp_path: Path) -> None:
-    choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", Clock([]))
-    conv = nn.Conv2d(3, 4, 3)
-    assert choose(torch.randn(1, 3, 5, 5), conv) == ConvAlgorithm(channels_last=True)
+@pytest.mark.parametrize("chosen", [False, True])
+def test_the_layout_of_a_convolution_with_a_stride_is_chosen(tmp_path: Path, chosen: bool) -> None:
+    clock = Clock([2.0, 1.0] if chosen else [1.0, 2.0])
+    choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", clock)
+    x = torch.randn(1, 3, 9, 9)
+    for _ in range(2):
+        assert choose(x, STRIDE) == ConvAlgorithm(space_to_depth=chosen)
     rearranged_already = F.pixel_unshuffle(torch.randn(1, 3, 8, 8), 2)
-    assert choose(rearranged_already, STRIDE).space_to_depth
+    assert choose(rearranged_already, STRIDE) == ConvAlgorithm()
+    assert clock.calls == 2
 
 
-def test_training_and_inference_have_choices_of_their_own() -> None:
+def test_a_single_form_is_not_measured(tmp_path: Path) -> None:
+    choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", Clock([]))
+    assert choose(torch.randn(1, 3, 5, 5), nn.Conv2d(3, 4, 3)) == ConvAlgorithm()
+    assert choose(torch.empty(0, 4, 5, 5), GROUPS) == ConvAlgorithm()
+
+
+def test_what_fails_or_computes_something_else_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    choose = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", Clock([3.0, 2.0]))
+    options = ["fails", "right", "wrong", "nan", "also right"]
+
+    def result(option: str) -> tuple[Tensor, ...]:
+        values = {"wrong": 1.1, "nan": float("nan")}
+        if option == "fails":
+            raise RuntimeError("no kernel\nand a trace")
+        return (torch.full((3,), values.get(option, 1.0)),)
+
+    assert choose.choose("a pass", options, result) == "also right"
+    assert "fails is left out: no kernel" in caplog.text
+    assert "trace" not in caplog.text
+    assert caplog.text.count("computes something else") == 2
+    alone = Autotuner(TuningCache(tmp_path / "gpus.json"), "a GPU", Clock([]))
+    assert alone.choose("another", ["fails", "fails "], lambda _: result("fails")) == "fails"
+    assert alone.choices.get("another") is None
+
+
+def test_forms_agree_up_to_rounding() -> None:
+    x = torch.randn(1000)
+    assert agree((x.bfloat16(),), (x.bfloat16() * 1.005,))
+    assert not agree((x.bfloat16(),), (x.bfloat16() * 1.05,))
+    assert not agree((x, x), (x, x * 1.01))
+    assert agree((x * 0,), (x * 0,))
+
+
+def test_types_sizes_and_passes_have_choices_of_their_own() -> None:
     x = torch.randn(5, 4, 5, 5)
     names = {describe(x, GROUPS), describe(x[:3], GROUPS), describe(x.bfloat16(), GROUPS)}
-    with torch.no_grad():
-        names.add(describe(x, GROUPS))
     with torch.autocast("cpu", torch.bfloat16):
         names.add(describe(x, GROUPS))
-    assert len(names) == 4, "under autocast it is bfloat16, too"
-    assert describe(x, GROUPS) == describe(x.repeat(1, 1, 1, 1)[:5], GROUPS)
+    assert len(names) == 3, "under autocast it is bfloat16, too"
     assert describe(torch.cat([x, x[:3]]), GROUPS) == describe(x, GROUPS), "8 as 5"
 
 
-@pytest.mark.parametrize("conv", [GROUPS, STRIDE])
-def test_what_is_measured_is_what_a_step_does(conv: nn.Conv2d) -> None:
-    x = torch.randn(1, conv.in_channels, 6, 6)
-    for algorithm in candidates(conv):
-        assert len(workload(x, conv, algorithm)()) == 1, "the first layer's input needs no gradient"  # type: ignore[arg-type]
-        assert len(workload(x.requires_grad_(), conv, algorithm)()) == 2  # type: ignore[arg-type]
-        with torch.no_grad():
-            assert isinstance(workload(x, conv, algorithm)(), Tensor)
-        x = x.detach()
-    assert conv.weight.grad is None
-
-
-def test_a_frozen_layer_is_measured_without_the_gradient_of_its_weights() -> None:
-    x, conv = torch.randn(1, 4, 6, 6), nn.Conv2d(4, 4, 3, groups=2).requires_grad_(False)
+def test_only_what_a_step_needs_is_measured() -> None:
+    x, frozen = torch.randn(1, 4, 6, 6), nn.Conv2d(4, 4, 3, groups=2).requires_grad_(False)
+    assert needed_passes(x, GROUPS) == ["forward", "weight_gradient"], "the first layer"
+    assert needed_passes(x.requires_grad_(), GROUPS) == list(PASSES)
+    assert needed_passes(x, frozen) == ["forward", "input_gradient"]
     with torch.no_grad():
-        without = describe(x, conv)
-    assert describe(x, conv) == without
-    for algorithm in candidates(conv):
-        assert isinstance(workload(x, conv, algorithm)(), Tensor)
-        assert len(workload(x.clone().requires_grad_(), conv, algorithm)()) == 1  # type: ignore[arg-type]
+        assert needed_passes(x, GROUPS) == ["forward"]
 
 
-@pytest.mark.parametrize("value", [7, -1, "split", None, [0]])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("layout", ["as it is", "space to depth"])
+def test_a_pass_by_itself_is_that_of_the_convolution(layout: str, autocast: bool) -> None:
+    conv, x = (STRIDE, torch.randn(2, 3, 9, 9)) if layout != "as it is" else (GROUPS, None)
+    x = torch.randn(2, 4, 6, 6) if x is None else x
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        passes = Passes(x, conv, layout)  # type: ignore[arg-type]
+        expected = conv(x)
+        assert agree(
+            passes.run("forward", "grouped"),
+            (
+                expected - conv.bias[:, None, None],  # type: ignore[index]
+            ),
+        )
+        for name in PASSES:
+            results = [passes.run(name, form) for form in passes.forms(name)]
+            assert all(agree(result, results[0]) for result in results)
+            assert results[0][0].dtype == (torch.bfloat16 if autocast else torch.float32)
+
+
+def test_our_kernel_is_a_candidate_where_tiles_of_others_are_idle() -> None:
+    def tiles(x: Tensor, conv: nn.Conv2d, name: str) -> set[str]:
+        forms = Passes(x, conv, "as it is").forms(name)  # type: ignore[arg-type]
+        return {str(form) for form in forms if isinstance(form, Tile)}
+
+    def half(channels: int, side: int) -> Tensor:
+        return torch.empty(64, channels, side, side, dtype=torch.bfloat16)
+
+    with torch.device("meta"):
+        rows = dict(create_model("alexnet").named_modules())
+    conv1, conv2, conv3, conv4 = (rows[f"conv{index}"] for index in (1, 2, 3, 4))
+    wide = {"tile 128x256x64", "tile 128x128x64"}
+    assert tiles(half(48, 57), conv1, "weight_gradient")
+    assert tiles(half(96, 27), conv2, "forward") == wide
+    assert tiles(half(96, 27), conv2, "input_gradient") == {"tile 64x256x32"}
+    assert tiles(half(96, 27), conv2, "weight_gradient") == wide
+    assert tiles(half(384, 13), conv4, "forward") == {"tile 64x256x32"}
+    assert not tiles(half(256, 13), conv3, "forward"), "nothing is idle"
+    assert not tiles(half(96, 27).float(), conv2, "forward"), "not for 32 bits"
+    assert not tiles(half(3, 227), conv1, "forward"), "not with a stride"
+
+
+@pytest.mark.parametrize("value", [7, -1, "tile 1x1x1", None, [0]])
 def test_an_invalid_choice_is_measured_again(tmp_path: Path, value: object) -> None:
     cache, x = TuningCache(tmp_path / "gpus.json"), torch.randn(1, 4, 5, 5)
-    cache.put(f"a GPU: {describe(x, GROUPS)}", value)
+    cache.put(f"a GPU: {describe(x, GROUPS)}, as it is, forward", value)
     clock = Clock([3.0, 2.0, 1.0])
-    assert Autotuner(cache, "a GPU", clock)(x, GROUPS) == candidates(GROUPS)[2]
+    with torch.no_grad():
+        assert Autotuner(cache, "a GPU", clock)(x, GROUPS).forward == "filled"
 
 
 # The tuning cache.

@@ -5,6 +5,7 @@ Matrix product and copy have run on an H200; blocks and convolutions have run on
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from alexnet.bench.spec import Spec, Step
 from alexnet.kernels.blocks import operation_of
-from alexnet.kernels.convolutions import ConvAlgorithm, convolve
+from alexnet.kernels.conv_forms import TILES, ConvAlgorithm
+from alexnet.kernels.convolutions import convolve
 from alexnet.networks.layers import LocalResponseNorm
 from alexnet.networks.layers_2012 import SpatialResponseNorm
 from alexnet.networks.registry import create_model
@@ -42,13 +44,14 @@ CONVOLUTION_SIDES = {"conv1": 227, "conv2": 27, "conv4": 13, "conv5": 13}
 """Side of the input of the paper's convolutions; conv1's has its zeros."""
 
 ALGORITHMS = {
-    "grouped": ConvAlgorithm(channels_last=True),
-    "contiguous": ConvAlgorithm(),
-    "space_to_depth": ConvAlgorithm(channels_last=True, space_to_depth=True),
-    "split": ConvAlgorithm(channels_last=True, groups="split"),
-    "filled": ConvAlgorithm(channels_last=True, groups="filled"),
+    "grouped": ConvAlgorithm(),
+    "contiguous": ConvAlgorithm(channels_last=False),
+    "space_to_depth": ConvAlgorithm(space_to_depth=True),
+    "split": ConvAlgorithm.uniform("split"),
+    "filled": ConvAlgorithm.uniform("filled"),
+    **{str(tile): replace(ConvAlgorithm.uniform(tile), space_to_depth=True) for tile in TILES},
 }
-"""Ways of computing a convolution, as PyTorch runs it first."""
+"""Ways of computing a convolution, as PyTorch runs it first; "tile 128x256x64": our kernel."""
 
 
 def build(spec: Spec) -> Step:

@@ -1,30 +1,18 @@
-"""Algorithms for convolutions: `torch.nn.Conv2d` with another order of additions."""
+"""Convolutions: `torch.nn.Conv2d` by algorithms that add in another order."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.kernels.conv_forms import ConvAlgorithm, Geometry
+from alexnet.kernels.conv_passes import convolve_by_passes
 from alexnet.networks.layers import Input
 
 Padding = tuple[int, int, int, int]
 """Zeros to the left, the right, the top and the bottom, as torch.nn.ZeroPad2d has them."""
-
-
-@dataclass(frozen=True)
-class ConvAlgorithm:
-    """How a convolution is computed."""
-
-    channels_last: bool = False
-    """Whether images are stored with the channels of a pixel together."""
-    space_to_depth: bool = False
-    """Whether a convolution with a stride becomes one without, see `convolve_without_stride`."""
-    groups: Literal["grouped", "split", "filled"] = "grouped"
-    """A grouped convolution, one convolution per group, or one with zeros between groups."""
-
 
 ChooseAlgorithm = Callable[[Tensor, nn.Conv2d], ConvAlgorithm]
 """Returns the algorithm of a convolution on images (N, C, H, W)."""
@@ -32,7 +20,7 @@ ChooseAlgorithm = Callable[[Tensor, nn.Conv2d], ConvAlgorithm]
 
 def cpu_algorithm(_x: Tensor, _conv: nn.Conv2d) -> ConvAlgorithm:
     """Return the fastest algorithm on a CPU (docs/speed.md); GPUs: `cuda.autotune`."""
-    return ConvAlgorithm(channels_last=True)
+    return ConvAlgorithm()
 
 
 def convolve(
@@ -42,19 +30,24 @@ def convolve(
 
     `x` may also be in the layout `SpaceToDepth` of this convolution.
     """
-    bias = conv.bias if with_bias else None
     if algorithm.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    if x.shape[1] != conv.in_channels:
-        return convolve_space_to_depth(x, conv, bias)
-    if conv.groups > 1 and algorithm.groups == "split":
-        return convolve_groups(x, conv, bias)
-    if conv.groups > 1 and algorithm.groups == "filled":
-        weight = filled_weight(conv)
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
-    if conv.groups == 1 and conv.stride[0] > 1 and algorithm.space_to_depth:
-        return convolve_without_stride(x, conv, bias)
-    return F.conv2d(x, conv.weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if algorithm.space_to_depth and can_rearrange(x, conv):
+        x = rearrange(x, conv)
+    weight, geometry = equivalent(x, conv)
+    bias = conv.bias if with_bias else None
+    if algorithm.is_plain:
+        return F.conv2d(x, weight, bias, *geometry, 1, x.shape[1] // weight.shape[1])
+    y = convolve_by_passes(x, weight, geometry, algorithm)
+    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+
+
+def equivalent(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Geometry]:
+    """Return weights and geometry of a convolution of `x` as it is, which computes `conv`."""
+    if is_rearranged(x, conv):
+        return rearranged_weight(conv), Geometry()
+    rows, columns = (int(zeros) for zeros in conv.padding)
+    return conv.weight, Geometry(conv.stride[0], (rows, columns))
 
 
 def is_supported(conv: nn.Conv2d) -> bool:
@@ -63,31 +56,10 @@ def is_supported(conv: nn.Conv2d) -> bool:
     return zeros and conv.dilation == (1, 1) and conv.stride[0] == conv.stride[1]
 
 
-def convolve_groups(x: Tensor, conv: nn.Conv2d, bias: Tensor | None) -> Tensor:
-    """Run each group as a convolution of its own."""
-    biases = bias.chunk(conv.groups) if bias is not None else [None] * conv.groups
-    groups = zip(x.chunk(conv.groups, 1), conv.weight.chunk(conv.groups), biases, strict=True)
-    return torch.cat(
-        [
-            F.conv2d(inputs, weight, group_bias, conv.stride, conv.padding, conv.dilation)
-            for inputs, weight, group_bias in groups
-        ],
-        1,
-    )
-
-
-def filled_weight(conv: nn.Conv2d) -> Tensor:
-    """Return the weights of `conv` as those of a convolution without groups, 0 between groups."""
-    inputs, others = conv.weight.shape[1], conv.groups - 1
-    return torch.cat(
-        [
-            F.pad(weight, (0, 0, 0, 0, group * inputs, (others - group) * inputs))
-            for group, weight in enumerate(conv.weight.chunk(conv.groups))
-        ]
-    )
-
-
-# Space to depth: each stride x stride square of pixels becomes one pixel.
+# Space to depth: each stride x stride square of pixels becomes one pixel, so that a convolution of
+# stride s becomes one of stride 1 with s * s times as many channels. The kernel is rearranged in
+# the same way, with zeros where its side is no multiple of s: 11 x 11 with stride 4 over 3 channels
+# becomes 3 x 3 over 48.
 
 
 class SpaceToDepth(NamedTuple):
@@ -103,20 +75,25 @@ class SpaceToDepth(NamedTuple):
     """Channels, rows and columns."""
 
 
-def convolve_without_stride(x: Tensor, conv: nn.Conv2d, bias: Tensor | None) -> Tensor:
-    """Compute a convolution of stride s as one of stride 1 with s * s times as many channels.
+def is_rearranged(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Tell whether `x` is in the layout of space to depth for `conv`."""
+    return x.shape[1] != conv.in_channels
 
-    Each s x s square of pixels becomes one pixel. The kernel is rearranged in the same way, with
-    zeros where its side is no multiple of s: 11 x 11 with stride 4 over 3 channels becomes 3 x 3
-    over 48.
-    """
+
+def can_rearrange(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Tell whether `rearrange` would change `x`, which needs a stride and no groups."""
+    return conv.stride[0] > 1 and conv.groups == 1 and not is_rearranged(x, conv)
+
+
+def rearrange(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return images (N, C, H, W) in the layout of space to depth for `conv`."""
     stride, kernel = conv.stride[0], conv.weight.shape[2:]
     padding: list[int] = []  # as torch.nn.functional.pad takes it, the last dimension first
     for axis in (1, 0):
         side, before = x.shape[2 + axis], int(conv.padding[axis])
         squares = squares_along(side + 2 * before, kernel[axis], stride)
         padding += [before, squares * stride - side - before]  # negative: no window reaches there
-    return convolve_space_to_depth(space_to_depth(F.pad(x, padding), stride), conv, bias)
+    return space_to_depth(F.pad(x, padding), stride)
 
 
 def space_to_depth(x: Tensor, stride: int) -> Tensor:
@@ -125,11 +102,10 @@ def space_to_depth(x: Tensor, stride: int) -> Tensor:
     return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).permute(0, 3, 1, 2)
 
 
-def convolve_space_to_depth(x: Tensor, conv: nn.Conv2d, bias: Tensor | None) -> Tensor:
-    """Convolve images in the layout of `space_to_depth` with the stride of `conv`."""
+def rearranged_weight(conv: nn.Conv2d) -> Tensor:
+    """Return the weights of `conv` for images in the layout of space to depth."""
     stride, (height, width) = conv.stride[0], conv.weight.shape[2:]
-    weight = F.pad(conv.weight, (0, -width % stride, 0, -height % stride))
-    return F.conv2d(x, F.pixel_unshuffle(weight, stride), bias)
+    return F.pixel_unshuffle(F.pad(conv.weight, (0, -width % stride, 0, -height % stride)), stride)
 
 
 def squares_along(side: int, kernel: int, stride: int) -> int:

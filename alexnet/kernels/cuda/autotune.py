@@ -1,40 +1,46 @@
-"""The fastest algorithm of each convolution on a GPU, found by measuring and cached in a file.
+"""The fastest form of each pass of a convolution on a GPU, found by measuring and kept in a file.
 
 Grouped convolutions are slow on some GPUs and fast on others, and so are convolutions of three
-channels. At the first run on a new device every algorithm is timed, forward and, in training,
-backward. Later processes read the choice from the file: another algorithm would change the last
-bits of the result.
+channels. At the first run on a new device the forms of each pass that is needed are timed: forward,
+the gradient of the input and that of the weights. A form that fails, or that does not compute what
+PyTorch's convolution does, is left out. Later processes read the choice from the file: another form
+would change the last bits of the result.
 """
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from alexnet.compiled import cache_folder
 from alexnet.errors import StorageError
-from alexnet.kernels.convolutions import ConvAlgorithm, convolve
+from alexnet.kernels.conv_forms import ConvAlgorithm, Form
+from alexnet.kernels.cuda.conv_candidates import (
+    PASSES,
+    Passes,
+    Results,
+    agree,
+    describe,
+    layouts,
+    needed_passes,
+    run_layout,
+)
 from alexnet.storage.atomic import atomic_write
 from alexnet.storage.untrusted import parse_json
 
-GROUPED = (
-    ConvAlgorithm(channels_last=True),
-    ConvAlgorithm(channels_last=True, groups="split"),
-    ConvAlgorithm(channels_last=True, groups="filled"),
-)
-STRIDED = (
-    ConvAlgorithm(channels_last=True),
-    ConvAlgorithm(channels_last=True, space_to_depth=True),
-)
+LOG = logging.getLogger(__name__)
 WARM_UP, TRIES = 3, 5
+PLAIN: Sequence[Form] = ("grouped",)
 
+Option = TypeVar("Option")
 Timer = Callable[[Callable[[], object]], float]
 """Returns the seconds that a function takes."""
 
@@ -73,7 +79,7 @@ def gpu_cache() -> TuningCache:
 class Autotuner:
     """Returns the fastest algorithm of a convolution, measured once for each size.
 
-    Nothing can be measured while a CUDA graph is captured: the first algorithm is used then, unless
+    Nothing can be measured while a CUDA graph is captured: PyTorch's forms are used then, unless
     the cache has the choice.
     """
 
@@ -82,61 +88,67 @@ class Autotuner:
 
     def __call__(self, x: Tensor, conv: nn.Conv2d) -> ConvAlgorithm:
         """Choose the algorithm for `x` (N, C, H, W)."""
-        algorithms = candidates(conv)
-        if len(algorithms) == 1 or x.shape[1] != conv.in_channels:
-            return algorithms[-1]
-        name = f"{self.device}: {describe(x, conv)}"
-        choice = self.choices.get(name)
-        if not isinstance(choice, int) or not 0 <= choice < len(algorithms):
-            if x.is_cuda and torch.cuda.is_current_stream_capturing():
-                return algorithms[0]
-            seconds = [self.timer(workload(x, conv, algorithm)) for algorithm in algorithms]
-            choice = seconds.index(min(seconds))
-            self.choices.put(name, choice)
-        return algorithms[choice]
+        if x.numel() == 0:
+            return ConvAlgorithm()
+        name, needed = f"{self.device}: {describe(x, conv)}", needed_passes(x, conv)
+        layout = self.choose(
+            f"{name}, layout for {' and '.join(needed)}",
+            layouts(x, conv),
+            partial(run_layout, x, conv),
+        )
+        passes = Passes(x, conv, layout)
+        forms: list[Form] = []
+        for each in PASSES:
+            options = passes.forms(each) if each in needed else PLAIN
+            run = partial(passes.run, each)
+            forms.append(self.choose(f"{name}, {layout}, {each}", options, run))
+        return ConvAlgorithm(*forms, space_to_depth=layout == "space to depth")
+
+    def choose(
+        self, name: str, options: Sequence[Option], run: Callable[[Option], Results]
+    ) -> Option:
+        """Return the fastest of `options`: the one kept under `name`, or measured and kept."""
+        if len(options) == 1:
+            return options[0]
+        kept = self.choices.get(name)
+        for option in options:
+            if str(option) == kept:
+                return option
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return options[0]
+        seconds = self.measure(name, options, run)
+        if not seconds:
+            return options[0]  # its error is raised where it is used
+        fastest = min(seconds, key=lambda pair: pair[1])[0]
+        self.choices.put(name, str(fastest))
+        return fastest
+
+    def measure(
+        self, name: str, options: Sequence[Option], run: Callable[[Option], Results]
+    ) -> list[tuple[Option, float]]:
+        """Return the options that compute what the first one computes, and their seconds."""
+        LOG.info("measuring %s", name)
+        seconds: list[tuple[Option, float]] = []
+        expected: Results | None = None
+        for option in options:
+            try:
+                results = run(option)
+                expected = results if expected is None else expected
+                if not agree(results, expected):
+                    LOG.warning("%s: %s computes something else: left out", name, option)
+                    continue
+                seconds.append((option, self.timer(partial(run, option))))
+                LOG.info("%s: %.3f ms", option, 1000 * seconds[-1][1])
+            except Exception as error:  # noqa: BLE001 - a compiler, a driver or a library
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                LOG.info("%s is left out: %s", option, reason)
+        return seconds
 
 
 @cache
 def autotuner(device: torch.device) -> Autotuner:
     """Return the autotuner of a CUDA device."""
     return Autotuner(gpu_cache(), identify(device), seconds_on_gpu)
-
-
-def candidates(conv: nn.Conv2d) -> Sequence[ConvAlgorithm]:
-    """List the algorithms for a convolution on a GPU."""
-    if conv.groups > 1:
-        return GROUPED
-    return STRIDED if conv.stride[0] > 1 else STRIDED[:1]
-
-
-def describe(x: Tensor, conv: nn.Conv2d) -> str:
-    """Name everything that affects the speed; the batch size is rounded up to a power of two."""
-    mixed = torch.is_autocast_enabled(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if mixed else x.dtype
-    images = 1 << (len(x) - 1).bit_length() if len(x) else 0
-    work = "forward and backward" if needs_gradient(x, conv) else "forward"
-    deterministic = ", deterministic" if torch.backends.cudnn.deterministic else ""
-    sizes = f"{tuple(x.shape[1:])} by {tuple(conv.weight.shape)}, stride {conv.stride[0]}"
-    return f"{images} x {sizes}, {conv.groups} groups, {dtype}, {work}{deterministic}"
-
-
-def needs_gradient(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Tell whether a step computes a gradient by the images or by the weights."""
-    return torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
-
-
-def workload(x: Tensor, conv: nn.Conv2d, algorithm: ConvAlgorithm) -> Callable[[], object]:
-    """Return the work to be timed: what a step does with this convolution and these images."""
-    if not needs_gradient(x, conv):
-        return lambda: convolve(x, conv, algorithm)
-    inputs = x.detach().requires_grad_(x.requires_grad)
-    needed = [tensor for tensor in (conv.weight, inputs) if tensor.requires_grad]
-
-    def forward_and_backward() -> object:
-        y = convolve(inputs, conv, algorithm)
-        return torch.autograd.grad(y, needed, torch.ones_like(y))
-
-    return forward_and_backward
 
 
 def seconds_on_gpu(work: Callable[[], object]) -> float:
