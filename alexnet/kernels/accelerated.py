@@ -19,6 +19,8 @@ from alexnet.kernels.blocks import Block, operation_of
 from alexnet.kernels.convolutions import ChooseAlgorithm, convolve, input_layout, is_supported
 from alexnet.kernels.cpu import onednn
 from alexnet.kernels.cpu.inference import Inference
+from alexnet.kernels.cpu.precision import fastest_precision
+from alexnet.networks.layers import Input
 from alexnet.train.state import Step, TrainState
 
 Stage = Callable[[Tensor], Tensor]
@@ -62,6 +64,10 @@ class AcceleratedNetwork(nn.Sequential):
         self.stages = StageBuilder(engine, choose_algorithm, weights).stages(list(rows.values()))
         self.input_layout = input_layout(rows.values())
         """A second layout in which `forward` takes images; None if there is none."""
+        self.image_shape = next(
+            (row.shape for row in rows.values() if isinstance(row, Input)), None
+        )
+        """Channels, rows and columns of an image, where the rows say so."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W), or images in `input_layout`, to logits (N, classes)."""
@@ -74,6 +80,12 @@ class AcceleratedNetwork(nn.Sequential):
         for stage in stages:
             x = stage(x)
         return x
+
+    def training_precision(self, batch: int) -> str:
+        """Return the precision in which a step of so many images is faster; on a GPU "auto"."""
+        if self.device_type != "cpu" or self.image_shape is None:
+            return "auto"
+        return fastest_precision(self, self.image_shape, batch)
 
     def capture(self, state: TrainState) -> Step | None:
         """Return a training step that is captured as a CUDA graph; None on other devices."""
