@@ -42,8 +42,8 @@ def pick_device(name: DeviceName = "auto") -> torch.device:
 def dtype_of(device: torch.device, precision: str = "auto") -> torch.dtype:
     """Return the type in which a network computes at `precision`.
 
-    "auto" is bfloat16 on CUDA devices that compute in it, float32 elsewhere: on CPUs bfloat16 is
-    seldom faster. Raises `UsageError` for another name.
+    "auto" is bfloat16 on CUDA devices that compute in it, float32 elsewhere: on CPUs `train`
+    decides by measuring, and answers stay float32. Raises `UsageError` for another name.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")

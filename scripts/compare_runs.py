@@ -2,10 +2,12 @@
 
     python scripts/compare_runs.py DATA OUT.json --ways other_seed towers data hybrid
     python scripts/compare_runs.py DATA OUT.json --ways other_seed plain
+    python scripts/compare_runs.py DATA OUT.json --ways other_seed bfloat16
 
 Each training is a command of its own, on CPUs: in a parallel mode with two ranks, which
-communicate through gloo; with PyTorch's own layers (plain); or with another seed, which shows the
-distance of curves that need not agree. One process has all threads that the ranks have together.
+communicate through gloo; with PyTorch's own layers (plain); in bfloat16; or with another seed,
+which shows the distance of curves that need not agree. All but one are in float32. One process has
+all threads that the ranks have together.
 """
 
 import argparse
@@ -21,7 +23,12 @@ from alexnet.bench.report import save_json
 from alexnet.storage.environment import cpu_name, versions
 from alexnet.storage.metrics_log import read_metrics
 
-WAYS = {"one": [], "other_seed": ["--seed", "1"], "plain": ["--plain"]} | {
+WAYS = {
+    "one": [],
+    "other_seed": ["--seed", "1"],
+    "plain": ["--plain"],
+    "bfloat16": ["--set", "precision=bfloat16"],
+} | {
     mode: ["--parallel", mode, "--processes", "2", "--report-communication"]
     for mode in ("towers", "data", "hybrid")
 }
@@ -33,6 +40,7 @@ def train(way: str, given: argparse.Namespace, run: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "alexnet", "train", str(given.data), str(run), "--json"]
     command += ["--model", given.model, "--epochs", str(given.epochs), "--device", "cpu"]
     command += ["--set", f"batch_size={given.batch_size}", "--set", "log_steps=1"]
+    command += ["--set", "precision=float32"]  # a way may override it
     done = subprocess.run(command + WAYS[way], check=True, stdout=subprocess.PIPE)
     report = json.loads(done.stdout)
     rows = read_metrics(run / "metrics.jsonl")

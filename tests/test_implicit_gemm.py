@@ -24,7 +24,8 @@ pytest.importorskip("triton")
 from alexnet.kernels.conv_forms import TILES, ConvAlgorithm, Tile  # noqa: E402
 from alexnet.kernels.convolutions import convolve  # noqa: E402
 from alexnet.kernels.cuda import implicit_gemm  # noqa: E402
-from alexnet.kernels.cuda.autotune import Autotuner, TuningCache  # noqa: E402
+from alexnet.kernels.cuda.autotune import Autotuner  # noqa: E402
+from alexnet.kernels.tuning_cache import TuningCache  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 SMALL = Tile(16, 64, 32, 4, 2)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import alexnet.kernels.cpu
 from alexnet.errors import UsageError
 from alexnet.kernels import accelerate
-from alexnet.kernels.accelerated import AcceleratedNetwork, WeightedStage
+from alexnet.kernels.accelerated import AcceleratedNetwork
 from alexnet.networks.layers import Input
 from alexnet.networks.registry import create_model, list_models, set_dropout
 
@@ -129,20 +129,6 @@ def test_inference_uses_the_current_weights(small: nn.Sequential) -> None:
     with torch.no_grad():
         torch.testing.assert_close(accelerated(images), small(images), rtol=1e-4, atol=1e-5)
         assert not torch.allclose(accelerated(images), accelerated(images * 0.5), rtol=1e-2)
-
-
-def test_rearranged_weights_are_used_from_the_second_call(small: nn.Sequential) -> None:
-    accelerated, images = accelerate(small).eval(), images_for(small)
-    assert isinstance(accelerated, AcceleratedNetwork)
-    weighted = [stage for stage in accelerated.stages if isinstance(stage, WeightedStage)]
-    packed = []
-    with torch.inference_mode():
-        for _ in range(3):
-            accelerated(images)
-            packed.append([stage.inference.packed for stage in weighted])
-    assert packed[0] == [None] * 8
-    assert all(isinstance(weight, Tensor) for weight in packed[1])
-    assert all(a is b for a, b in zip(packed[1], packed[2], strict=True))
 
 
 def test_bfloat16_weights_differ_in_the_third_digit(small: nn.Sequential) -> None:

@@ -24,7 +24,7 @@ from alexnet import train
 from alexnet.config import Override, Settings
 from alexnet.errors import DivergedError, Interrupted
 from alexnet.kernels.accelerated import AcceleratedNetwork
-from alexnet.kernels.convolutions import cpu_algorithm
+from alexnet.kernels.conv_forms import ConvAlgorithm
 from alexnet.kernels.cuda import blocks as cuda_blocks
 from alexnet.kernels.cuda import fused, pixels
 from alexnet.kernels.cuda.capture import CapturedStep, capture, obstacle
@@ -307,7 +307,8 @@ class GpuNetwork(AcceleratedNetwork):
 
 def accelerate_for_gpu(model: nn.Sequential) -> GpuNetwork:
     rows = OrderedDict(model.named_children())
-    return GpuNetwork(rows, cuda_blocks, DEVICE.type, cpu_algorithm)
+    algorithm = ConvAlgorithm()
+    return GpuNetwork(rows, cuda_blocks, DEVICE.type, lambda _x, _conv: algorithm)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from alexnet.kernels.blocks import (  # noqa: E402
     SpatialNorm,
     reference_block,
 )
-from alexnet.kernels.convolutions import cpu_algorithm  # noqa: E402
+from alexnet.kernels.conv_forms import ConvAlgorithm  # noqa: E402
 from alexnet.kernels.cuda import autotune, fused, self_check  # noqa: E402
 from alexnet.kernels.cuda import blocks as cuda_blocks  # noqa: E402
 from alexnet.kernels.cuda.batch import crop_table, prepare_batch  # noqa: E402
@@ -127,7 +127,7 @@ def blocks_after_convolutions() -> set[tuple[int, Block]]:
     for name in list_models():
         with torch.device("meta"):
             rows = list(create_model(name))
-        builder = StageBuilder(cuda_blocks, cpu_algorithm, torch.float32)
+        builder = StageBuilder(cuda_blocks, lambda _x, _conv: ConvAlgorithm(), torch.float32)
         for stage in builder.stages(rows):
             if isinstance(stage, ConvBlockStage):
                 found.add((stage.conv.out_channels, stage.block))
@@ -200,7 +200,10 @@ def test_convolutions_leave_their_bias_to_the_kernel_after_them() -> None:
     ]  # fmt: skip
     model = nn.Sequential(*rows).double().to(DEVICE)
     network = AcceleratedNetwork(
-        OrderedDict(model.named_children()), cuda_blocks, DEVICE.type, cpu_algorithm
+        OrderedDict(model.named_children()),
+        cuda_blocks,
+        DEVICE.type,
+        lambda _x, _conv: ConvAlgorithm(),
     )
     kinds = [type(stage) for stage in network.stages]
     assert kinds.count(ConvBlockStage) == 3

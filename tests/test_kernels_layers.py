@@ -16,14 +16,14 @@ from alexnet.kernels.accelerated import AcceleratedNetwork
 from alexnet.kernels.conv_forms import ConvAlgorithm, Tile
 from alexnet.kernels.convolutions import (
     convolve,
-    cpu_algorithm,
     input_layout,
     is_supported,
     space_to_depth,
 )
 from alexnet.kernels.cpu import blocks as cpu_blocks
 from alexnet.kernels.cpu import onednn
-from alexnet.kernels.cuda.autotune import Autotuner, TuningCache
+from alexnet.kernels.cpu.tuning import conv_algorithm
+from alexnet.kernels.cuda.autotune import Autotuner
 from alexnet.kernels.cuda.conv_candidates import (
     PASSES,
     Passes,
@@ -31,6 +31,7 @@ from alexnet.kernels.cuda.conv_candidates import (
     describe,
     needed_passes,
 )
+from alexnet.kernels.tuning_cache import TuningCache
 from alexnet.networks.layers import Input
 from alexnet.networks.registry import create_model, list_models
 
@@ -124,41 +125,18 @@ def test_gradients_that_are_not_needed_are_not_computed() -> None:
     torch.testing.assert_close(layer.bias.grad, torch.full((4,), 3.0))
 
 
-@needs_onednn
-@pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize(
-    "layer", [nn.Linear(12, 5), nn.Conv2d(4, 6, 3, padding=1, groups=2)], ids=str
-)
-@pytest.mark.parametrize("count", [1, onednn.PACKED_BATCH + 1])
-def test_inference_is_the_layer_and_a_relu(
-    layer: nn.Linear | nn.Conv2d, relu: bool, count: int
-) -> None:
-    x = torch.randn((count, 12) if isinstance(layer, nn.Linear) else (count, 4, 5, 5))
-    run = onednn.Inference(layer, relu)
-    with torch.no_grad():
-        expected = F.relu(layer(x)) if relu else layer(x)
-        for _ in range(3):
-            torch.testing.assert_close(run(x), expected, rtol=1e-5, atol=1e-5)
-    assert (run.packed is None) == (count > onednn.PACKED_BATCH)
-
-
-@needs_onednn
-def test_weights_made_for_inference_only_are_not_packed() -> None:
-    with torch.inference_mode():
-        layer, x = nn.Linear(12, 5), torch.randn(2, 12)
-        run = onednn.Inference(layer, relu=False)
-        for _ in range(3):
-            layer.weight.add_(1)
-            torch.testing.assert_close(run(x), layer(x), rtol=1e-5, atol=1e-5)
-
-
-def test_mixed_precision_and_other_types_are_not_accepted() -> None:
+def test_types_that_the_operations_compute_in() -> None:
     x, weight = torch.zeros(2, 2), torch.zeros(2, 2)
-    assert onednn.accepts(x, weight)
-    assert not onednn.accepts(x.double(), weight.double())
-    assert not onednn.accepts(x.to("meta"), weight)
+    assert onednn.compute_type(x, weight) == torch.float32
+    assert onednn.compute_type(x.bfloat16(), weight) is None
+    assert onednn.compute_type(x.double(), weight.double()) is None
+    assert onednn.compute_type(x.to("meta"), weight) is None
     with torch.autocast("cpu", torch.bfloat16):
-        assert not onednn.accepts(x, weight)
+        assert onednn.compute_type(x, weight) == torch.bfloat16
+        assert onednn.compute_type(x.bfloat16(), weight) == torch.bfloat16
+        assert onednn.compute_type(x.double(), weight) is None
+    with torch.autocast("cpu", torch.float16):
+        assert onednn.compute_type(x, weight) is None
 
 
 # Images in the layout of the first convolution.
@@ -191,7 +169,7 @@ def test_rearranged_images_give_the_first_convolution_of_every_network(name: str
     for row in model:
         expected = row(expected)
         if isinstance(row, nn.Conv2d):
-            ours = convolve(rearranged(images, rows), row, cpu_algorithm(images, row))
+            ours = convolve(rearranged(images, rows), row, conv_algorithm(images, row))
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
             break
 
@@ -233,7 +211,7 @@ def test_an_accelerated_network_takes_images_in_both_layouts() -> None:
         flatten=nn.Flatten(),
         fc2=nn.Linear(64, 2),
     )
-    network = AcceleratedNetwork(rows, cpu_blocks, "cpu", cpu_algorithm)
+    network = AcceleratedNetwork(rows, cpu_blocks, "cpu", conv_algorithm)
     images = torch.randn(2, 3, 20, 20)
     results = []
     for given in (images, rearranged(images, rows)):

@@ -15,6 +15,7 @@ from alexnet.analysis.summary import summarize
 from alexnet.bench.report import Table
 from alexnet.bench.spec import CLASSES, Spec, Work
 from alexnet.bench.timing import Candidate, Rounds, measure
+from alexnet.kernels.cpu.precision import has_bfloat16
 from alexnet.progress import Progress
 
 IMAGENET_IMAGES, EPOCHS = 1_281_167, 90
@@ -137,9 +138,24 @@ def _specs(work: Work, batch: int, setup: Setup) -> list[tuple[str, str, Spec]]:
         ("torchvision_last", "torchvision's net, channels last", last),
         ("torchvision_compiled", "torchvision's net, compiled", replace(last, mode="compiled")),
     ]
+    if setup.device == "cpu" and setup.precision == "float32" and has_bfloat16():
+        specs += _in_bfloat16(ours, modules, last)
     if work == "infer" and setup.device == "cpu":
         specs.append(("onnxruntime", "ONNX Runtime, our export", replace(modules, net="onnx")))
     return specs
+
+
+def _in_bfloat16(ours: Spec, modules: Spec, torchvision: Spec) -> list[tuple[str, str, Spec]]:
+    """List the candidates in bfloat16, on a CPU: a table has those in float32 beside them."""
+    names = {
+        "ours": "alexnet",
+        "modules": "PyTorch modules",
+        "torchvision_last": "torchvision's net",
+    }
+    return [
+        (f"{key}_bfloat16", f"{name}, bfloat16", replace(spec, precision="bfloat16"))
+        for (key, name), spec in zip(names.items(), (ours, modules, torchvision), strict=True)
+    ]
 
 
 def limit_candidates(setup: Setup) -> list[Candidate]:

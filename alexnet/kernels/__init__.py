@@ -8,9 +8,11 @@ from functools import cache
 import torch
 from torch import nn
 
+from alexnet.device import keep_memory
 from alexnet.errors import UsageError
 from alexnet.kernels.accelerated import AcceleratedNetwork, Engine
-from alexnet.kernels.convolutions import ChooseAlgorithm, cpu_algorithm
+from alexnet.kernels.convolutions import ChooseAlgorithm
+from alexnet.kernels.cpu.tuning import conv_algorithm
 
 __all__ = ["accelerate"]
 
@@ -36,7 +38,9 @@ def accelerate(model: nn.Sequential, *, weights: str = "float32") -> nn.Module:
     engine = find_engine(device.type)
     if engine is None:
         return model
-    choose_algorithm: ChooseAlgorithm = cpu_algorithm
+    choose_algorithm: ChooseAlgorithm = conv_algorithm
+    if device.type == "cpu":
+        keep_memory()
     if device.type == "cuda":
         from alexnet.kernels.cuda import autotune, self_check  # needs Triton
 

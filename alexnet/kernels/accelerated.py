@@ -18,6 +18,9 @@ from torch.nn import functional as F
 from alexnet.kernels.blocks import Block, Relu, operation_of
 from alexnet.kernels.convolutions import ChooseAlgorithm, convolve, input_layout, is_supported
 from alexnet.kernels.cpu import onednn
+from alexnet.kernels.cpu.inference import Inference
+from alexnet.kernels.cpu.precision import fastest_precision
+from alexnet.networks.layers import Input
 from alexnet.train.state import Step, TrainState
 
 Stage = Callable[[Tensor], Tensor]
@@ -64,6 +67,10 @@ class AcceleratedNetwork(nn.Sequential):
         self.stages = StageBuilder(engine, choose_algorithm, weights).stages(list(rows.values()))
         self.input_layout = input_layout(rows.values())
         """A second layout in which `forward` takes images; None if there is none."""
+        self.image_shape = next(
+            (row.shape for row in rows.values() if isinstance(row, Input)), None
+        )
+        """Channels, rows and columns of an image, where the rows say so."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W), or images in `input_layout`, to logits (N, classes)."""
@@ -77,6 +84,12 @@ class AcceleratedNetwork(nn.Sequential):
         for stage in stages:
             x = stage(x)
         return x
+
+    def training_precision(self, batch: int) -> str:
+        """Return the precision in which a step of so many images is faster; on a GPU "auto"."""
+        if self.device_type != "cpu" or self.image_shape is None:
+            return "auto"
+        return fastest_precision(self, self.image_shape, batch)
 
     def capture(self, state: TrainState) -> Step | None:
         """Return a training step that is captured as a CUDA graph; None on other devices."""
@@ -163,22 +176,27 @@ class WeightedStage:
     relu: bool
     choose_algorithm: ChooseAlgorithm
     weights: torch.dtype
-    inference: onednn.Inference = field(init=False)
+    inference: Inference = field(init=False)
 
     def __post_init__(self) -> None:
-        dtype = self.weights if isinstance(self.layer, nn.Linear) else torch.float32
-        self.inference = onednn.Inference(self.layer, self.relu, dtype)
+        self.inference = Inference(self.layer, self.relu)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map `x` as the rows do."""
-        use_onednn = onednn.is_available() and onednn.accepts(x, self.layer.weight) and len(x) > 0
-        if use_onednn and not torch.is_grad_enabled():
-            return self.inference(x)
+        dtype = onednn.compute_type(x, self.layer.weight) if onednn.is_available() else None
+        if dtype and len(x) and not torch.is_grad_enabled():
+            return self.infer(x, dtype)
         if isinstance(self.layer, nn.Conv2d):
             result = convolve(x, self.layer, self.choose_algorithm(x, self.layer))
-        elif use_onednn:
+        elif dtype == torch.float32 and len(x):
             result = onednn.linear(x, self.layer.weight, self.layer.bias)
         else:
             result = self.layer(x)
         # In place: nothing else reads the layer's result, its own gradient included.
         return F.relu(result, inplace=True) if self.relu else result
+
+    def infer(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Map `x` without a gradient, computed in `dtype`, linear layers in `weights` if that."""
+        if dtype == torch.float32 and isinstance(self.layer, nn.Linear):
+            return self.inference(x, self.weights).to(dtype)
+        return self.inference(x, dtype)

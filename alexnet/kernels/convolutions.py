@@ -18,11 +18,6 @@ ChooseAlgorithm = Callable[[Tensor, nn.Conv2d], ConvAlgorithm]
 """Returns the algorithm of a convolution on images (N, C, H, W)."""
 
 
-def cpu_algorithm(_x: Tensor, _conv: nn.Conv2d) -> ConvAlgorithm:
-    """Return the fastest algorithm on a CPU (docs/speed.md); GPUs: `cuda.autotune`."""
-    return ConvAlgorithm()
-
-
 def convolve(
     x: Tensor, conv: nn.Conv2d, algorithm: ConvAlgorithm, *, with_bias: bool = True
 ) -> Tensor:

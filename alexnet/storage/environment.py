@@ -61,9 +61,14 @@ def describe_device(device: "torch.device") -> str:
 
 def cpu_name() -> str:
     """Read the processor's name where the system has it, else return "CPU"."""
+    return cpu_facts().get("model name") or platform.processor() or "CPU"
+
+
+def cpu_facts() -> dict[str, str]:
+    """Return what Linux says of the first processor, such as its "flags"; elsewhere nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return platform.processor() or "CPU"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "CPU"
+        return {}
+    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -48,7 +48,7 @@ def train_step(state: TrainState, indices: Indices, images: DeviceBatch) -> tupl
     params = sample_augment(settings, state.preprocessing, position.epoch, indices, position.images)
     inputs = augment(images.pixels(), params, state.preprocessing, settings)
     labels = torch.from_numpy(state.train.labels[indices]).to(state.device)
-    with autocast(state.device, settings.precision):
+    with autocast(state.device, state.precision):
         logits = state.network(inputs).float()
     loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
     state.optimizer.zero_grad(set_to_none=True)

@@ -80,6 +80,8 @@ class TrainState:
     log: Callable[[Row], None]
     """Adds a line to metrics.jsonl, and warns of a network that does not learn."""
     progress: Progress
+    precision: str = "auto"
+    """In which a step computes: that of the settings, or what was measured to be faster."""
     failed_saves: int = 0
     """In a row."""
 

@@ -9,6 +9,8 @@ These rows are padded: `PAD` zeros before the first pixel and after each tower o
 across channels then need no test for a border, and loops run over whole rows. `RowLayout` describes
 a padded row.
 
+bfloat16 images are 16-bit whole numbers to the kernels, which compute in float32 (`number_types`).
+
 The kernels do not check shapes.
 """
 
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet.compiled import compiled_kernel, kernel_part
+from alexnet.kernels.cpu.number_types import make_rows, narrow, widen
 
 SIZE = 5
 """Channels in a sum. All networks here have 5, and the sums below are written out for 5."""
@@ -79,7 +82,7 @@ def load_row(pixels: Any, row: Any, layout: RowLayout, relu: bool) -> None:
             source = pixels[x, tower * size : (tower + 1) * size]
             target = row[start : start + size]
             for channel in range(size):
-                value = source[channel]
+                value = widen(source[channel])
                 target[channel] = zero if relu and value < zero else value
 
 
@@ -94,7 +97,8 @@ def store_row(row: Any, mask: Any, pixels: Any, layout: RowLayout, relu: bool) -
             source, over = row[start : start + size], mask[start : start + size]
             target = pixels[x, tower * size : (tower + 1) * size]
             for channel in range(size):
-                target[channel] = zero if relu and over[channel] <= zero else source[channel]
+                value = zero if relu and over[channel] <= zero else source[channel]
+                target[channel] = narrow(value, target)
 
 
 @kernel_part
@@ -215,12 +219,6 @@ def pool_backward(
 
 
 @kernel_part
-def make_rows(count: int, size: int, like: Any) -> Any:
-    """Make `count` rows of so many zeros, of the type of `like`."""
-    return np.zeros((count, size), like.dtype)
-
-
-@kernel_part
 def input_layout(images: Any, spec: BlockSpec) -> RowLayout:
     """Return the layout of the rows of `images`."""
     width, channels = images.shape[2:]
@@ -246,7 +244,7 @@ def forward(images: Any, out: Any, first: int, last: int, spec: BlockSpec) -> No
     maxima, root, a = scratch[0], scratch[1], scratch[2]
     out_scratch = make_rows(2, row_size(out_layout), images)
     pooled, normed = out_scratch[0], out_scratch[1]
-    squares = np.zeros(a.size + 2 * PAD, images.dtype)
+    squares = make_rows(1, a.size + 2 * PAD, images)[0]
     for n in range(first, last):
         loaded = 0
         for i in range(out.shape[1]):
@@ -280,7 +278,7 @@ def backward(images: Any, g_out: Any, g_in: Any, first: int, last: int, spec: Bl
     maxima = make_rows(1, row_size(layout), images)[0]
     scratch = make_rows(4, row_size(out_layout), images)
     pooled, normed, root, g_pooled = scratch[0], scratch[1], scratch[2], scratch[3]
-    terms = np.zeros(maxima.size + 2 * PAD, images.dtype)
+    terms = make_rows(1, maxima.size + 2 * PAD, images)[0]
     for n in range(first, last):
         loaded = stored = 0
         for i in range(g_out.shape[1]):

@@ -1,19 +1,16 @@
 """Blocks on a CPU: the numba kernels as differentiable functions of PyTorch.
 
-Our own threads, as many as PyTorch uses (`torch.set_num_threads`), compute the images of a batch.
-numba's threads are not used: one kind crashes when two threads call it, another when a process
-forks, and parallel kernels take seconds longer to compile.
+PyTorch's threads compute the images of a batch (`threads`). numba's threads are not used: one kind
+crashes when two threads call it, another when a process forks, and parallel kernels take seconds
+longer to compile.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -28,6 +25,7 @@ from alexnet.kernels.blocks import (
 )
 from alexnet.kernels.cpu import block_kernels, spatial_norm
 from alexnet.kernels.cpu.block_kernels import AFTER_POOL, BEFORE_POOL, NO_NORM, SIZE, BlockSpec
+from alexnet.kernels.cpu.threads import run_in_threads
 from alexnet.networks.layers import at_least_float32
 
 ADDS_BIAS = False
@@ -90,7 +88,9 @@ def run_block(x: Tensor, block: Block, bias: Tensor | None = None) -> Tensor:
         x = x + bias.to(x.dtype).view(-1, 1, 1)
     pool = pool_of(block)
     size = pool.output_side(x.shape[2]), pool.output_side(x.shape[3])
-    result: Tensor = CpuBlock.apply(at_least_float32(x), spec, size)  # type: ignore[no-untyped-call]
+    reads_bfloat16 = isinstance(spec, BlockSpec) and x.dtype == torch.bfloat16
+    inputs = x if reads_bfloat16 else at_least_float32(x)
+    result: Tensor = CpuBlock.apply(inputs, spec, size)  # type: ignore[no-untyped-call]
     memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
     return result.to(x.dtype).contiguous(memory_format=memory_format)
 
@@ -107,7 +107,7 @@ class CpuBlock(torch.autograd.Function):
         result = torch.empty(
             (*x.shape[:2], *size), dtype=x.dtype, memory_format=torch.channels_last
         )
-        run_in_threads(kernels_for(spec).forward, spec, x, result)
+        run_kernel(kernels_for(spec).forward, spec, x, result)
         return result
 
     @staticmethod
@@ -117,7 +117,7 @@ class CpuBlock(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         g_result = gradients[0].contiguous(memory_format=torch.channels_last)
         g_x = torch.empty_like(x)
-        run_in_threads(kernels_for(ctx.spec).backward, ctx.spec, x, g_result, g_x)
+        run_kernel(kernels_for(ctx.spec).backward, ctx.spec, x, g_result, g_x)
         return g_x, None, None
 
 
@@ -126,20 +126,14 @@ def kernels_for(spec: Spec) -> ModuleType:
     return block_kernels if isinstance(spec, BlockSpec) else spatial_norm
 
 
-def run_in_threads(kernel: Callable[..., None], spec: Spec, *tensors: Tensor) -> None:
+def run_kernel(kernel: Callable[..., None], spec: Spec, *tensors: Tensor) -> None:
     """Run `kernel` on channels-last tensors, each thread on its share of the images."""
-    arrays = [tensor.detach().permute(0, 2, 3, 1).numpy() for tensor in tensors]
-    count = len(arrays[0])
-    threads = max(1, min(torch.get_num_threads(), count))
-    edges = [count * thread // threads for thread in range(threads + 1)]
-    (_, first_edge), *others = pairwise(edges)
-    tasks = [thread_pool(os.getpid()).submit(kernel, *arrays, *images, spec) for images in others]
-    kernel(*arrays, 0, first_edge, spec)
-    for task in tasks:
-        task.result()
+    arrays = [as_array(tensor.detach().permute(0, 2, 3, 1)) for tensor in tensors]
+    run_in_threads(lambda first, last: kernel(*arrays, first, last, spec), len(arrays[0]))
 
 
-@cache
-def thread_pool(_process: int) -> ThreadPoolExecutor:
-    """Return the threads of this process; after a fork the child starts its own."""
-    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="alexnet-kernels")
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """Return the memory of a tensor as an array; bfloat16 as 16-bit whole numbers."""
+    array: NDArray[Any]
+    array = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array

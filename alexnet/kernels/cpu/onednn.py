@@ -1,19 +1,19 @@
 """Layers on a CPU by oneDNN's own operations, which PyTorch uses in compiled networks only.
 
 PyTorch multiplies matrices on a CPU with MKL. On processors that are not Intel's, this is less than
-half as fast as oneDNN. For inference, weights are also rearranged once instead of at every call,
-and ReLU is part of the layer before it.
+half as fast as oneDNN; `tuning` chooses by measuring. For inference, weights are also rearranged
+once instead of at every call, and ReLU is part of the layer before it.
 """
 
 import platform
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.nn import functional as F
+
+from alexnet.kernels.cpu.tuning import fastest, rounded
 
 WeightedLayer = nn.Conv2d | nn.Linear
 
@@ -28,9 +28,43 @@ def is_available() -> bool:
     )
 
 
+def compute_type(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """Return the type in which the operations compute a layer; None if they cannot.
+
+    They accept float32 on a CPU, and bfloat16 there under `torch.autocast`.
+    """
+    if not (x.device.type == weight.device.type == "cpu" and weight.dtype == torch.float32):
+        return None
+    if not torch.is_autocast_enabled("cpu"):
+        return torch.float32 if x.dtype == torch.float32 else None
+    is_narrow = torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return torch.bfloat16 if is_narrow and x.dtype in (torch.float32, torch.bfloat16) else None
+
+
+# Matrix products.
+
+
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return a @ b.T + bias, for float32 or bfloat16 matrices of any strides."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    """Return a @ b.T + bias, for float32 matrices of any strides, by the faster library."""
+    forms = {
+        "oneDNN": lambda: linear_pointwise(a, b, bias),
+        "PyTorch": lambda: F.linear(a, b, bias),
+    }
+    return forms[fastest(describe_product(a, b), forms)]()
+
+
+def describe_product(a: Tensor, b: Tensor) -> str:
+    """Name what affects the speed of `product`; sizes are rounded."""
+    sides = " x ".join(str(rounded(side)) for side in (*a.shape, len(b)))
+    orders = ["rows" if matrix.stride(-1) == 1 else "columns" for matrix in (a, b)]
+    return f"product {sides}, by {orders[0]} and {orders[1]}"
+
+
+def linear_pointwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none"
+) -> Tensor:
+    """Run oneDNN's linear layer with a "relu" or "none" after it."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
     return result
 
 
@@ -62,95 +96,50 @@ class Linear(torch.autograd.Function):
         )
 
 
-def accepts(x: Tensor, weight: Tensor) -> bool:
-    """Tell whether the operations accept these: float32 on a CPU, outside of mixed precision."""
-    on_cpu = x.device.type == weight.device.type == "cpu"
-    float32 = x.dtype == weight.dtype == torch.float32
-    return on_cpu and float32 and not torch.is_autocast_enabled("cpu")
+# Rearranged weights.
 
 
-@dataclass
-class StepCounter:
-    """Counts the steps of all optimisers."""
-
-    count: int = 0
-
-    def __call__(self, *_: object) -> None:
-        """Count one."""
-        self.count += 1
-
-
-@cache
-def optimizer_steps() -> StepCounter:
-    """Return the counter of optimiser steps, which starts at the first call.
-
-    PyTorch's fused optimisers change weights without increasing their version.
-    """
-    counter = StepCounter()
-    register_optimizer_step_post_hook(counter)
-    return counter
+def run(
+    layer: WeightedLayer, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
+) -> Tensor:
+    """Run `layer` and a "relu" or "none" with a weight in either order, all of one type."""
+    if isinstance(layer, nn.Linear):
+        return linear_pointwise(x, weight, bias, activation)
+    x = x.contiguous(memory_format=torch.channels_last)
+    sizes = layer.padding, layer.stride, layer.dilation, layer.groups
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, *sizes, activation, [], ""
+    )
+    return result
 
 
-PACKED_BATCH = 32
-"""Larger batches are not faster with rearranged weights, which need memory for a second copy."""
-
-
-@dataclass
-class Inference:
-    """Runs `layer`, and a ReLU after it if `relu`, without a gradient.
-
-    The second call with the same weights rearranges them for oneDNN; for a single call, as for one
-    image on the command line, this would not pay. Changes of the weights by optimisers and by
-    PyTorch's operations are detected, changes through `.data` are not. `dtype` bfloat16 rounds the
-    weights and inputs of linear layers, which halves the memory to be read.
-    """
-
-    layer: WeightedLayer
-    relu: bool
-    dtype: torch.dtype = torch.float32
-    last: tuple[Tensor, tuple[int, ...]] | None = None
-    """The weight of the last call, and its version."""
-    packed: Tensor | None = None
-    """The same weight, rearranged."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map `x` as the layer and the ReLU do."""
-        result: Tensor
-        layer, activation = self.layer, "relu" if self.relu else "none"
-        weight = self.weight(len(x))
-        if isinstance(layer, nn.Conv2d):
-            x = x.contiguous(memory_format=torch.channels_last)
-            sizes = layer.padding, layer.stride, layer.dilation, layer.groups
-            result = torch.ops.mkldnn._convolution_pointwise(
-                x, weight, layer.bias, *sizes, activation, [], ""
-            )
-            return result
-        bias = None if layer.bias is None else layer.bias.to(weight.dtype)
-        inputs = x.to(weight.dtype)
-        result = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], "")
-        return result.to(x.dtype)
-
-    def weight(self, batch: int) -> Tensor:
-        """Return the layer's weight for so many images, rearranged if that is faster."""
-        weight = self.layer.weight
-        if batch > PACKED_BATCH or weight.is_inference():  # inference tensors have no version
-            self.last = self.packed = None
-            return weight.to(self.dtype)
-        version = weight._version, weight.data_ptr(), optimizer_steps().count
-        if self.last is None or self.last[0] is not weight or self.last[1] != version:
-            self.last, self.packed = (weight, version), None
-            return weight.to(self.dtype)
-        if self.packed is None:
-            self.packed = pack(self.layer, weight.to(self.dtype))
-        return self.packed
-
-
-def pack(layer: WeightedLayer, weight: Tensor) -> Tensor:
-    """Rearrange `weight` for `layer`."""
+def pack(layer: WeightedLayer, x: Tensor) -> Tensor:
+    """Return the weight of `layer` in oneDNN's order for inputs like `x`, and in their type."""
     packed: Tensor
+    weight = layer.weight.detach().to(x.dtype)
     if isinstance(layer, nn.Conv2d):
         sizes = layer.padding, layer.stride, layer.dilation, layer.groups
-        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *sizes, None)
+        # Without the inputs' size oneDNN chooses an order that can be fifty times slower.
+        shape = [1, *x.shape[1:]]
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *sizes, shape)
     else:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     return packed
+
+
+def has_packed_mkl() -> bool:
+    """Tell whether this PyTorch has MKL's product with a rearranged weight."""
+    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return has_mkl and hasattr(torch.ops.mkl, "_mkl_linear")
+
+
+def pack_mkl(weight: Tensor, batch: int) -> Tensor:
+    """Return a linear layer's weight in MKL's order for so many images."""
+    packed: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, batch)
+    return packed
+
+
+def run_mkl(x: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Run a linear layer with a weight from `pack_mkl` for such a batch, and the weight itself."""
+    result: Tensor = torch.ops.mkl._mkl_linear(x, packed, weight, bias, len(x))
+    return result

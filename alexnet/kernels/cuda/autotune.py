@@ -8,7 +8,6 @@ would change the last bits of the result.
 """
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.compiled import cache_folder
-from alexnet.errors import StorageError
 from alexnet.kernels.conv_forms import ConvAlgorithm, Form
 from alexnet.kernels.cuda.conv_candidates import (
     PASSES,
@@ -33,8 +31,7 @@ from alexnet.kernels.cuda.conv_candidates import (
     needed_passes,
     run_layout,
 )
-from alexnet.storage.atomic import atomic_write
-from alexnet.storage.untrusted import parse_json
+from alexnet.kernels.tuning_cache import TuningCache
 
 LOG = logging.getLogger(__name__)
 WARM_UP, TRIES = 3, 5
@@ -43,31 +40,6 @@ PLAIN: Sequence[Form] = ("grouped",)
 Option = TypeVar("Option")
 Timer = Callable[[Callable[[], object]], float]
 """Returns the seconds that a function takes."""
-
-
-class TuningCache:
-    """Values by name in a JSON file; in memory only where the file cannot be read or written."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.values = self._read()
-
-    def get(self, name: str) -> Any:
-        """Return the value cached under `name`, or None."""
-        return self.values.get(name)
-
-    def put(self, name: str, value: Any) -> None:
-        """Cache a plain JSON value under `name`, and keep what other processes have added."""
-        self.values = self._read() | self.values | {name: value}
-        with suppress(StorageError), atomic_write(self.path) as temporary:
-            temporary.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            values = parse_json(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return values if isinstance(values, dict) else {}
 
 
 @cache
