@@ -47,9 +47,9 @@ def measure_group(name: str, scale: Scale, path: Path) -> None:
     """Measure in this process what is missing of a group, and write each result as it comes."""
     torch.backends.cudnn.benchmark = True
     if scale is REHEARSAL:
-        from alexnet.kernels.cuda import sgd
+        from alexnet.kernels.cuda import update
 
-        sgd.BLOCK = 2**20  # the interpreter takes long for each program, not for each number
+        update.BLOCK = 2**20  # the interpreter takes long for each program, not for each number
     found = read(path)
     for key, work in measurements(scale)[name].items():
         if "error" in found.get(key, {"error": "missing"}):
