@@ -170,6 +170,19 @@ def crop_corners(
     return top, left
 
 
+def crop_matrices(params: AugmentParams) -> NDArray[np.float32]:
+    """Return (N, 2, 3): what maps a crop's (x, y, 1) to the image's x and y, for crops of any size.
+
+    In these coordinates, those of torch's grid_sample, either square spans -1 ... 1.
+    """
+    room = 1 - params.zoom  # so a crop's centre lies in +-room
+    mirror = np.where(params.flip, -1.0, 1.0)
+    zero = np.zeros_like(params.zoom)
+    across = np.stack([params.zoom * mirror, zero, (2 * params.left - 1) * room], axis=1)
+    down = np.stack([zero, params.zoom, (2 * params.top - 1) * room], axis=1)
+    return np.stack([across, down], axis=1).astype(np.float32)
+
+
 def _crops(images: Tensor, params: AugmentParams, crop: int) -> Tensor:
     """Cut crops of side `crop`, each at its own whole pixel."""
     top, left = crop_corners(params, images.shape[1], crop)
@@ -202,13 +215,7 @@ def _crops_one_by_one(
 
 def _scaled_crops(images: Tensor, params: AugmentParams, crop: int) -> Tensor:
     """Cut crops of any size and position, and scale them to side `crop`, bilinearly."""
-    room = 1 - params.zoom
-    mirror = np.where(params.flip, -1.0, 1.0)
-    zero = np.zeros_like(params.zoom)
-    # In grid_sample's coordinates the image spans -1 ... 1, so a crop's centre lies in +-room.
-    across = np.stack([params.zoom * mirror, zero, (2 * params.left - 1) * room], axis=1)
-    down = np.stack([zero, params.zoom, (2 * params.top - 1) * room], axis=1)
-    matrices = torch.from_numpy(np.stack([across, down], axis=1)).float().to(images.device)
+    matrices = torch.from_numpy(crop_matrices(params)).to(images.device)
     grid = F.affine_grid(matrices, [len(images), 3, crop, crop], align_corners=False)
     pixels = images.permute(0, 3, 1, 2).float()
     return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)

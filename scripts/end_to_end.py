@@ -28,6 +28,7 @@ from alexnet.storage.metrics_log import MetricsLog
 from alexnet.train import make_step
 from alexnet.train.image_cache import Cache
 from alexnet.train.loop import train_epoch
+from alexnet.train.losses import StepLoss
 from alexnet.train.opening import open_run, open_state
 from alexnet.train.processes import Processes
 from alexnet.train.state import Step, TrainState
@@ -52,16 +53,16 @@ def run_loop(state: TrainState, step: Step, batches: int) -> None:
     state.position.batch = state.steps_per_epoch - batches
     state.position.images = state.position.batch * state.settings.batch_size
     train_epoch(state, step, lambda: None)
-    state.losses.finish()
 
 
 def run_steps(state: TrainState, step: Step, batches: int) -> None:
     """Make as many steps on one batch that is on the device."""
     indices = np.arange(state.settings.batch_size)
     images = next(state.batches([indices]))
-    for _ in range(batches):
-        loss, _ = step(indices, images)
-    loss.item()
+    state.epoch_batches = [indices] * batches
+    for number in range(batches):
+        state.losses.add(StepLoss(1, number, indices), step(indices, images))
+    state.losses.finish()
 
 
 def compare(given: argparse.Namespace, cache: Cache) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def check_step(state: TrainState, check_in: Callable[[], None], indices: Indices
     """Repeat the checks of a step."""
     norm = nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
     step = StepLoss(state.position.epoch, state.position.step, indices)
-    state.losses.add(step, torch.tensor(1.0), norm)
+    state.losses.add(step, (torch.tensor(1.0), norm))
     state.losses.finish()
     check_in()
 

@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from alexnet.kernels.cuda import batch, block_kernels, sgd, spatial_norm
+from alexnet.kernels.cuda import batch, block_kernels, dropout, loss, spatial_norm, update
 
 TARGET = GPUTarget("cuda", 90, 32)
 INTEGERS = (*("count", "height", "width", "out_height", "out_width", "length", "size", "before"),)
@@ -30,7 +30,15 @@ SPATIAL: dict[str, Any] = {
     "wide": tl.float32,
 }  # fmt: skip
 
-BATCH: dict[str, Any] = {"crop": 224, "stride": 4, "columns": 32, "values": 16}
+BATCH: dict[str, Any] = {
+    "crop": 224,
+    "stride": 4,
+    "columns": 32,
+    "values": 16,
+    "halved": False,
+    "scaled": False,
+}
+UPDATE: dict[str, Any] = {"gradient_type": tl.bfloat16, "columns": 6, "block": update.BLOCK}
 
 
 def build(
@@ -76,8 +84,14 @@ def main() -> None:
     sums = dict.fromkeys(("direct", "terms"), "*fp32")
     images = {"rows": "*u8", "table": "*i32", "shift": "*fp32", "mean": "*fp32", "out": "*bf16"}
     images |= {f"step_{axis}": "i32" for axis in "nqij"} | {"divisor": "fp32"}
-    update = {"weight": "*fp32", "velocity": "*fp32", "gradient": "*bf16", "copy": "*bf16"}
-    update |= {"rates": "*fp32", "enabled": "*i32", "momentum": "fp32"}
+    images |= {"matrices": "*fp32"}
+    tables = dict.fromkeys(("sums", "rates", "scale", "losses", "active", "results"), "*fp32")
+    tables |= dict.fromkeys(("tensors", "gradients"), "*i64") | {"chunks": "*i32"}
+    tables |= {"parts": "i32", "images": "i32", "clip_norm": "fp32"}
+    rule = UPDATE | {"copy_type": tl.bfloat16, "factors": update.FACTORS}
+    row = {"x": "*bf16", "seed": "*i64", "out": "*bf16", "layer": "i32", "p": "fp32"}
+    row |= {"scale": "fp32", "logits": "*bf16", "labels": "*i64", "losses": "*fp32"}
+    row |= {"gradient": "*bf16", "classes": "i32", "images": "i32", "smoothing": "fp32"}
     forward, backward = block_kernels._forward_kernel, block_kernels._backward_kernel
     pooled = {"relu_after": False, "save_argmax": True}
     built = {
@@ -86,9 +100,18 @@ def main() -> None:
         "backward": build(backward, BLOCK | {"slope": 1e-4}, values),
         "backward: norm alone": build(backward, alone | {"slope": 1e-4}, values),
         "spatial norm": build(spatial_norm._terms_kernel, SPATIAL, values | sums, 2),
-        "batch": build(batch._kernel, BATCH | {"halved": False}, images, 6),
-        "batch, colour halved": build(batch._kernel, BATCH | {"halved": True}, images, 6),
-        "update": build(sgd._kernel, {"has_copy": True, "block": 1024}, update, 2),
+        "batch": build(batch._kernel, BATCH | {"matrices": None}, images, 6),
+        "batch, colour halved": build(
+            batch._kernel, BATCH | {"halved": True, "matrices": None}, images, 6
+        ),
+        "batch, scaled": build(batch._kernel, BATCH | {"scaled": True}, images, 6),
+        "update: paper": build(update._update_kernel, rule | {"rule": "paper"}, tables, 4),
+        "update: nesterov": build(update._update_kernel, rule | {"rule": "nesterov"}, tables, 4),
+        "update: adamw": build(update._update_kernel, rule | {"rule": "adamw"}, tables, 6),
+        "squares": build(update._squares_kernel, UPDATE, tables),
+        "results": build(update._results_kernel, {"block": update.PARTS}, tables),
+        "dropout": build(dropout._kernel, {"block": dropout.BLOCK}, row, 4),
+        "loss": build(loss._kernel, {"block": 1024}, row),
     }
     json.dump(built, sys.stdout)
 

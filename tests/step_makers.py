@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from alexnet import train
+from alexnet.train.losses import StepResult
 from alexnet.train.processes import Processes
 from alexnet.train.state import DeviceBatch, Indices, Step, TrainState
 
@@ -16,7 +17,7 @@ def after_step(act: Callable[[TrainState, int, Indices], object]) -> Callable[..
     def make_step(state: TrainState, processes: Processes) -> Step:
         step = original(state, processes)
 
-        def acting(indices: Indices, images: DeviceBatch) -> tuple[Tensor, Tensor]:
+        def acting(indices: Indices, images: DeviceBatch) -> tuple[Tensor, Tensor] | StepResult:
             result = step(indices, images)
             act(state, state.position.step + 1, indices)
             return result

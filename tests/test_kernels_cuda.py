@@ -48,10 +48,9 @@ from alexnet.kernels.cuda import blocks as cuda_blocks  # noqa: E402
 from alexnet.kernels.cuda.batch import crop_table, prepare_batch  # noqa: E402
 from alexnet.kernels.cuda.blocks import fuse, run_block, supports  # noqa: E402
 from alexnet.kernels.cuda.fused import Fused  # noqa: E402
-from alexnet.kernels.cuda.sgd import FusedUpdate  # noqa: E402
+from alexnet.kernels.cuda.update import FusedUpdate  # noqa: E402
 from alexnet.networks.layers import LocalResponseNorm  # noqa: E402
 from alexnet.networks.registry import create_model, list_models  # noqa: E402
-from alexnet.optim import PaperSGD  # noqa: E402
 from alexnet.train.state import PixelFormat  # noqa: E402
 from alexnet.transforms import Preprocessing, augment, sample_augment  # noqa: E402
 
@@ -411,83 +410,6 @@ def test_halved_colour_of_any_bytes_is_that_of_the_cache() -> None:
     assert torch.equal(out.cpu(), pixels.permute(0, 3, 1, 2).float())
     assert pixels.min() == 0
     assert pixels.max() == 255
-
-
-# The update rule.
-
-
-def parameters() -> list[nn.Parameter]:
-    kernels = random(5, 3, 2, 2, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
-    return [nn.Parameter(t.to(DEVICE)) for t in (kernels, random(1500, dtype=torch.float32))]
-
-
-def optimizer_of(weights: list[nn.Parameter]) -> PaperSGD:
-    groups: list[dict[str, object]] = [
-        {"params": [weights[0]], "weight_decay": 5e-4},
-        {"params": [weights[1]], "weight_decay": 0.0},
-    ]
-    return PaperSGD(groups, lr=0.01)
-
-
-def test_updates_are_those_of_the_paper() -> None:
-    ours, others = parameters(), parameters()
-    fused, reference = optimizer_of(ours), optimizer_of(others)
-    copies: dict[Tensor, Tensor] = {p: p.detach().half() for p in ours}
-    update = FusedUpdate(fused, copies)
-    for step in range(4):
-        gradients = [random(*p.shape, dtype=torch.float32, seed=step).to(DEVICE) for p in ours]
-        for optimizer in (fused, reference):
-            optimizer.param_groups[0]["lr"] = 0.01 / (1 + step)
-            optimizer.param_groups[1]["lr"] = 0.0 if step == 2 else 0.02  # 0: no update
-        update.set_rates()
-        update.update(gradients)
-        for parameter, gradient in zip(others, gradients, strict=True):
-            parameter.grad = gradient
-        reference.step()
-        for own, other in zip(ours, others, strict=True):
-            torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-7)
-            torch.testing.assert_close(
-                fused.state[own]["velocity"], reference.state[other]["velocity"],
-                rtol=1e-6, atol=1e-7,
-            )  # fmt: skip
-            assert torch.equal(copies[own], own.half())
-
-
-def test_a_disabled_update_changes_nothing() -> None:
-    weights = parameters()
-    update = FusedUpdate(optimizer_of(weights))
-    before = [p.detach().clone() for p in weights]
-    update.set_rates()
-    update.enabled.zero_()
-    update.update([torch.full_like(p, torch.nan) for p in weights])
-    assert all(torch.equal(p, old) for p, old in zip(weights, before, strict=True))
-    update.enabled.fill_(1)
-    update.update([torch.ones_like(p) for p in weights])
-    assert not any(torch.equal(p, old) for p, old in zip(weights, before, strict=True))
-
-
-def test_velocities_of_a_checkpoint_take_the_parameters_strides() -> None:
-    weights = parameters()
-    optimizer = optimizer_of(weights)
-    saved = torch.randn(weights[0].shape)  # contiguous, the kernels are channels-last
-    optimizer.state[weights[0]]["velocity"] = saved.to(DEVICE)
-    FusedUpdate(optimizer)
-    velocity = optimizer.state[weights[0]]["velocity"]
-    assert velocity.stride() == weights[0].stride() != saved.stride()
-    assert torch.equal(velocity.cpu(), saved)
-
-
-def test_a_copy_with_other_strides_is_refused() -> None:
-    weights = parameters()
-    wrong: dict[Tensor, Tensor] = {weights[0]: weights[0].detach().contiguous().half()}
-    with pytest.raises(ValueError, match="has other strides"):
-        FusedUpdate(optimizer_of(weights), wrong)
-
-
-def test_parameters_with_gaps_are_refused() -> None:
-    weight = nn.Parameter(torch.zeros(4, 4, device=DEVICE)[:, :2])
-    with pytest.raises(ValueError, match=r"shape \(4, 2\)"):
-        FusedUpdate(PaperSGD([weight], lr=0.1))
 
 
 # The check of a device.

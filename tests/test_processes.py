@@ -1,6 +1,6 @@
 """A single process does nothing in common with others; and the reading of each step's losses."""
 
-from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from alexnet.networks.registry import create_model
 from alexnet.storage import checkpoint_store
 from alexnet.storage.checkpoint_format import Position
 from alexnet.train import train_model
-from alexnet.train.losses import LossReader, StepLoss
+from alexnet.train.losses import MOST_PENDING, LossReader, StepLoss
 from alexnet.train.processes import Processes
 
 
@@ -34,19 +34,34 @@ def test_a_single_process_has_all_of_everything() -> None:
     assert alone.sum_squares(tensors["model.conv1.weight"], ["conv1.weight"]).sum() == 2
 
 
-def reader(device: str) -> tuple[LossReader, Position]:
+def reader() -> tuple[LossReader, Position]:
     position = Position()
-    return LossReader(torch.device(device), position, lambda step: f"step {step.step}"), position
+    return LossReader(position, lambda step: f"step {step.step}"), position
 
 
 def step_loss(step: int) -> StepLoss:
     return StepLoss(1, step, np.arange(step, step + 2))
 
 
+@dataclass
+class Later:
+    """A result that comes when it is read, or when it is set."""
+
+    loss: float
+    ready: bool = False
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    def read(self) -> tuple[float, float]:
+        self.ready = True
+        return self.loss, 0.5
+
+
 def test_losses_are_read_at_once_on_a_cpu() -> None:
-    losses, position = reader("cpu")
+    losses, position = reader()
     for step, loss in enumerate([1.0, 2.0]):
-        losses.add(step_loss(step), torch.tensor(loss), torch.tensor(0.5))
+        losses.add(step_loss(step), (torch.tensor(loss), torch.tensor(0.5)))
         position.images += 2
         assert position.loss_sum == [2.0, 6.0][step]
     assert losses.epoch_mean == 1.5
@@ -54,25 +69,47 @@ def test_losses_are_read_at_once_on_a_cpu() -> None:
     assert losses.take_recent_mean() == 0.0
 
 
-def test_losses_of_a_gpu_are_read_a_step_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    copied: deque[Tensor] = deque()
-
-    def copy_later(self: LossReader, numbers: Tensor) -> tuple[Tensor, None]:
-        copied.append(numbers)
-        return numbers, None
-
-    monkeypatch.setattr(LossReader, "_copy_to_host", copy_later)
-    losses, position = reader("cuda")
-    losses.add(step_loss(0), torch.tensor(1.0), torch.tensor(0.5))
-    position.images = 2
-    assert position.loss_sum == 0
-    losses.add(step_loss(1), torch.tensor(torch.nan), torch.tensor(0.5))
-    position.images = 4
-    assert position.loss_sum == 2
-    assert losses.epoch_mean == 1.0  # of the two images whose loss has arrived
-    with pytest.raises(DivergedError, match="step 1"):
+def test_losses_that_come_later_are_read_in_order_and_never_waited_for() -> None:
+    losses, position = reader()
+    first, second, third = (Later(loss) for loss in (1.0, 4.0, torch.nan))
+    for step, result in enumerate((first, second, third)):
+        losses.add(step_loss(step), result)
+        position.images += 2
+        second.ready = True
+    assert position.loss_sum == 0, "the second waits for the first"
+    first.ready = True
+    losses.add(step_loss(3), Later(1.0))
+    position.images += 2
+    assert position.loss_sum == 10
+    assert losses.epoch_mean == 2.5, "of the four images whose loss has arrived"
+    assert not third.ready
+    with pytest.raises(DivergedError, match="step 2"):
         losses.finish()
-    assert position.loss_sum == 2
+    assert position.loss_sum == 10
+
+
+def test_a_line_of_metrics_waits_for_its_losses_and_for_no_later_one() -> None:
+    losses, _ = reader()
+    means: list[float] = []
+    results = [Later(loss) for loss in (1.0, 3.0, 8.0)]
+    for step, result in enumerate(results):
+        losses.add(step_loss(step), result)
+        if step == 1:
+            losses.when_counted(lambda: means.append(losses.take_recent_mean()))
+    assert means == []
+    losses.finish()
+    assert means == [2.0]
+    assert losses.take_recent_mean() == 8.0
+    losses.when_counted(lambda: means.append(0.0))
+    assert means == [2.0, 0.0], "at once where nothing is pending"
+
+
+def test_the_program_is_never_far_ahead() -> None:
+    losses, _ = reader()
+    results = [Later(1.0) for _ in range(MOST_PENDING + 3)]
+    for step, result in enumerate(results):
+        losses.add(step_loss(step), result)
+    assert sum(result.ready for result in results) == 3
 
 
 class PoisonedGradient(torch.autograd.Function):

@@ -9,7 +9,7 @@ compiled. In this module they have run on CPUs only.
 
 import tempfile
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from alexnet.bench.spec import CLASSES, CROP, SIZE, LossStep, Spec, Step
 from alexnet.config import Settings
 from alexnet.device import autocast
 from alexnet.networks.registry import create_model, input_shape
-from alexnet.optim import PaperSGD, make_optimizer
+from alexnet.optim import make_optimizer
 from alexnet.transforms import (
     AugmentParams,
     Preprocessing,
@@ -52,7 +52,8 @@ def build(spec: Spec) -> tuple[Step, str]:
     if spec.work == "infer":
         return _inference(spec, net), note
     settings = Settings(batch_size=spec.batch)
-    make_step = captured_step if spec.captured else training_step
+    captured = partial(captured_step, together=True)
+    make_step = captured if spec.captured else training_step
     return make_step(spec, settings, net, TrainingData(spec, settings)), note
 
 
@@ -155,17 +156,19 @@ def training_step(spec: Spec, settings: Settings, net: nn.Module, data: Training
     return step
 
 
-def captured_step(spec: Spec, settings: Settings, net: nn.Module, data: TrainingData) -> LossStep:
+def captured_step(
+    spec: Spec, settings: Settings, net: nn.Module, data: TrainingData, *, together: bool = False
+) -> LossStep:
     """Make the step that `alexnet train` captures and replays on a GPU.
 
-    The next step overwrites its loss.
+    The next step overwrites its loss. With `together` short steps wait for others, as there, and
+    the loss returned is that of an earlier one.
     """
     from alexnet.kernels import accelerate
-    from alexnet.kernels.cuda.capture import CapturedStep  # needs Triton
+    from alexnet.kernels.cuda.capture import MOST_TOGETHER, CapturedStep  # needs Triton
 
     model = _rows(net)
     optimizer = make_optimizer(model, settings)
-    assert isinstance(optimizer, PaperSGD)  # noqa: S101 - the default of Settings
     make_step = CapturedStep(
         model,
         optimizer,
@@ -174,11 +177,13 @@ def captured_step(spec: Spec, settings: Settings, net: nn.Module, data: Training
         data.images.flatten(1),
         accelerate=accelerate,
         dtype=spec.dtype,
+        most_together=MOST_TOGETHER if together else 1,
     )
 
     def step() -> Tensor:
         batch = data.next()
-        return make_step(batch.indices, batch.params, batch.labels, batch.step)[0]
+        make_step(batch.indices, batch.params, batch.labels, batch.step)
+        return make_step.results[0, 0]
 
     return step
 

@@ -83,7 +83,7 @@ def train_epoch(state: TrainState, step: Step, check_in: Callable[[], None]) -> 
     """Do the remaining steps of the current epoch."""
     position, settings = state.position, state.settings
     state.epoch_settings = settings.at_epoch(position.epoch)
-    batches = _remaining_batches(state)
+    batches = state.epoch_batches = _remaining_batches(state)
     label = f"epoch {position.epoch}/{settings.epochs}"
     state.network.train()
     with (
@@ -96,8 +96,8 @@ def train_epoch(state: TrainState, step: Step, check_in: Callable[[], None]) -> 
             set_learning_rates(
                 state.optimizer, _rate(state, position.batch + 1), state.epoch_settings
             )
-            loss, norm = step(indices, images)
-            state.losses.add(StepLoss(position.epoch, position.step + 1, indices), loss, norm)
+            result = step(indices, images)
+            state.losses.add(StepLoss(position.epoch, position.step + 1, indices), result)
             position.step, position.batch = position.step + 1, position.batch + 1
             position.images += len(indices)
             now = time.perf_counter()
@@ -108,6 +108,8 @@ def train_epoch(state: TrainState, step: Step, check_in: Callable[[], None]) -> 
             check_in()
             if settings.checkpoint_steps and position.step % settings.checkpoint_steps == 0:
                 save(state)
+        state.losses.finish()  # a GPU is some steps behind
+        position.epoch_seconds += time.perf_counter() - began
 
 
 def _remaining_batches(state: TrainState) -> list[Indices]:
@@ -136,8 +138,11 @@ def _rate(state: TrainState, batch: int) -> float:
 
 
 def _log_step(state: TrainState) -> None:
-    state.losses.finish()
-    state.log(_row(state) | {"train_loss": state.losses.take_recent_mean()})
+    """Write a line of metrics.jsonl as soon as the losses up to here are known."""
+    row = _row(state)
+    state.losses.when_counted(
+        lambda: state.log(row | {"train_loss": state.losses.take_recent_mean()})
+    )
 
 
 def _row(state: TrainState) -> Row:
@@ -159,7 +164,6 @@ def _row(state: TrainState) -> Row:
 
 def end_epoch(state: TrainState, check_in: Callable[[], None], measure: Measure = no_more) -> Row:
     """Evaluate, log, save, and move the position to the next epoch; return the logged line."""
-    state.losses.finish()
     position = state.position
     row = _row(state) | {"kind": "epoch"}
     if state.evaluate:

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from alexnet.errors import DivergedError
 from alexnet.storage.checkpoint_format import Position
+
+MOST_PENDING = 64
+"""Steps that may be computed behind the program; the next one waits."""
 
 
 @dataclass(frozen=True)
@@ -26,40 +30,78 @@ class StepLoss:
     gradient_norm: float = math.nan
 
 
+class StepResult(Protocol):
+    """Loss and gradient norm of a step that may still be computing, or waiting to be computed."""
+
+    def is_ready(self) -> bool:
+        """Tell whether `read` would return at once."""
+
+    def read(self) -> tuple[float, float]:
+        """Wait for both and return them."""
+
+
+class _Scalars:
+    """Two scalars on a device, on their way to memory that the program can read."""
+
+    def __init__(self, loss: Tensor, gradient_norm: Tensor) -> None:
+        numbers = torch.stack([loss, gradient_norm.to(loss.dtype)])
+        self._event: torch.cuda.Event | None = None
+        if numbers.is_cuda:
+            host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            numbers = host.copy_(numbers, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        self._numbers = numbers
+
+    def is_ready(self) -> bool:
+        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
+
+    def read(self) -> tuple[float, float]:
+        if self._event:
+            self._event.synchronize()
+        loss, gradient_norm = self._numbers.tolist()
+        return loss, gradient_norm
+
+
 class LossReader:
-    """Reads each step's loss and gradient norm: at once on a CPU, one step later on a GPU.
+    """Reads each step's loss and gradient norm: at once on a CPU, when they have come on a GPU.
 
     A GPU computes behind the program, and would be idle if every step waited for its loss. The sums
     of the losses are kept in `position`. `explain` says what to do about a loss that is not finite.
     """
 
-    def __init__(
-        self, device: torch.device, position: Position, explain: Callable[[StepLoss], str]
-    ) -> None:
-        self._delay = 1 if device.type == "cuda" else 0
-        self._pending: deque[tuple[StepLoss, Tensor, torch.cuda.Event | None]] = deque()
+    def __init__(self, position: Position, explain: Callable[[StepLoss], str]) -> None:
         self._position, self._explain = position, explain
+        self._pending: deque[tuple[StepLoss, StepResult] | Callable[[], None]] = deque()
+        self._pending_images = 0
 
-    def add(self, step: StepLoss, loss: Tensor, gradient_norm: Tensor) -> None:
-        """Begin to read two scalars; count those of earlier steps that have arrived.
+    def add(self, step: StepLoss, result: tuple[Tensor, Tensor] | StepResult) -> None:
+        """Begin to read two scalars, or take their result; count all that have arrived.
 
         Raises `DivergedError` for a loss or gradient norm that is not finite.
         """
-        numbers = torch.stack([loss, gradient_norm.to(loss.dtype)])
-        self._pending.append((step, *self._copy_to_host(numbers)))
-        while len(self._pending) > self._delay:
-            self._read_next()
+        if isinstance(result, tuple):
+            result = _Scalars(*result)
+        self._pending.append((step, result))
+        self._pending_images += len(step.indices)
+        while self._pending and (len(self._pending) > MOST_PENDING or self._next_is_ready()):
+            self._take_next()
+
+    def when_counted(self, act: Callable[[], None]) -> None:
+        """Call `act` when the losses of all steps so far are counted, and no later one is."""
+        self._pending.append(act)
+        if len(self._pending) == 1:
+            self._take_next()
 
     def finish(self) -> None:
         """Wait for all losses and count them. Raises `DivergedError` as `add` does."""
         while self._pending:
-            self._read_next()
+            self._take_next()
 
     @property
     def epoch_mean(self) -> float:
         """The mean loss of the epoch's images whose loss has arrived; 0 before the first."""
-        pending = sum(len(step.indices) for step, _, _ in self._pending)
-        return self._position.loss_sum / max(self._position.images - pending, 1)
+        return self._position.loss_sum / max(self._position.images - self._pending_images, 1)
 
     def take_recent_mean(self) -> float:
         """Return the mean loss of the images since the last call."""
@@ -68,26 +110,25 @@ class LossReader:
         position.recent_loss, position.recent_images = 0.0, 0
         return mean
 
-    def _copy_to_host(self, numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Begin to copy numbers to memory that the program can read without waiting."""
-        if not self._delay:
-            return numbers, None
-        host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-        host.copy_(numbers, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return host, event
+    def _next_is_ready(self) -> bool:
+        entry = self._pending[0]
+        return entry[1].is_ready() if isinstance(entry, tuple) else True
 
-    def _read_next(self) -> None:
-        step, numbers, event = self._pending.popleft()
-        if event:
-            event.synchronize()
-        loss, gradient_norm = numbers.tolist()
+    def _take_next(self) -> None:
+        entry = self._pending.popleft()
+        if isinstance(entry, tuple):
+            self._count(*entry)
+        else:
+            entry()
+
+    def _count(self, step: StepLoss, result: StepResult) -> None:
+        images = len(step.indices)
+        self._pending_images -= images
+        loss, gradient_norm = result.read()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise DivergedError(
                 self._explain(replace(step, loss=loss, gradient_norm=gradient_norm))
             )
-        images = len(step.indices)
         self._position.loss_sum += loss * images
         self._position.recent_loss += loss * images
         self._position.recent_images += images

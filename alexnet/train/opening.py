@@ -118,7 +118,7 @@ def open_state(  # noqa: PLR0913 - all that a training is made of
         network=network,
         optimizer=optimizer,
         position=position,
-        losses=LossReader(device, position, explain),
+        losses=LossReader(position, explain),
         evaluate=partial(evaluate, network, preprocessing, val, run.classes) if val else None,
         save=partial(_save, run.path, log, model, optimizer, position, processes),
         log=_log_and_check(log, run, settings, progress) if processes.is_main else lambda _: None,

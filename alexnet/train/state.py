@@ -18,7 +18,7 @@ from alexnet.images.yuv420 import from_yuv420
 from alexnet.progress import Progress
 from alexnet.storage.checkpoint_format import Position
 from alexnet.storage.metrics_log import Row
-from alexnet.train.losses import LossReader
+from alexnet.train.losses import LossReader, StepResult
 from alexnet.transforms import Preprocessing
 
 Indices = NDArray[np.int64]
@@ -47,10 +47,11 @@ class DeviceBatch:
         return rows.view(-1, self.side, self.side, 3)
 
 
-Step = Callable[[Indices, DeviceBatch], tuple[Tensor, Tensor]]
+Step = Callable[[Indices, DeviceBatch], tuple[Tensor, Tensor] | StepResult]
 """Updates the weights by a batch; returns its mean loss and the gradient's norm, two scalars.
 
-The first argument are the indices (B,) of the batch's images in the training split.
+The first argument are the indices (B,) of the batch's images in the training split. A step that
+returns a `StepResult` may be computed later: when others have joined it, or the result is read.
 """
 
 
@@ -82,6 +83,8 @@ class TrainState:
     progress: Progress
     precision: str = "auto"
     """In which a step computes: that of the settings, or what was measured to be faster."""
+    epoch_batches: Sequence[Indices] = ()
+    """The images of each batch of the current epoch, from where this process began with it."""
     failed_saves: int = 0
     """In a row."""
 

@@ -29,7 +29,7 @@ from alexnet.kernels.blocks import (
 from alexnet.kernels.cuda import autotune
 from alexnet.kernels.cuda.batch import crop_table, prepare_batch
 from alexnet.kernels.cuda.blocks import run_block
-from alexnet.kernels.cuda.sgd import FusedUpdate
+from alexnet.kernels.cuda.update import FusedUpdate
 from alexnet.optim import PaperSGD
 from alexnet.train.state import PixelFormat
 from alexnet.transforms import Preprocessing, augment, sample_augment
