@@ -24,7 +24,6 @@ if not ON_GPU:
 pytest.importorskip("triton")
 
 from alexnet.config import Settings  # noqa: E402
-from alexnet.errors import WorkerError  # noqa: E402
 from alexnet.images.yuv420 import from_yuv420, to_yuv420  # noqa: E402
 from alexnet.kernels.blocks import (  # noqa: E402
     Block,
@@ -34,7 +33,7 @@ from alexnet.kernels.blocks import (  # noqa: E402
     SpatialNorm,
     reference_block,
 )
-from alexnet.kernels.cuda import autotune, self_check  # noqa: E402
+from alexnet.kernels.cuda import autotune  # noqa: E402
 from alexnet.kernels.cuda.batch import crop_table, prepare_batch  # noqa: E402
 from alexnet.kernels.cuda.block_kernels import Fused  # noqa: E402
 from alexnet.kernels.cuda.blocks import fuse, run_block, supports  # noqa: E402
@@ -355,78 +354,6 @@ def test_parameters_with_gaps_are_refused() -> None:
     weight = nn.Parameter(torch.zeros(4, 4, device=DEVICE)[:, :2])
     with pytest.raises(ValueError, match=r"shape \(4, 2\)"):
         FusedUpdate(PaperSGD([weight], lr=0.1))
-
-
-# The check of a device.
-
-SMALL = (1, 8, 7, 7)
-
-
-def test_the_check_accepts_these_kernels() -> None:
-    self_check.check_blocks(DEVICE, shape=SMALL)
-    for compare in (self_check._update, self_check._batch):
-        self_check._raise_if_wrong(DEVICE, compare(DEVICE))
-
-
-def test_the_check_names_a_wrong_update_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FusedUpdate, "update", lambda self, gradients: None)
-    with pytest.raises(WorkerError, match="computes the update rule wrongly"):
-        self_check._raise_if_wrong(DEVICE, self_check._update(DEVICE))
-
-
-def test_the_check_accepts_pytorchs_convolutions() -> None:
-    self_check.check_convolutions(DEVICE)
-
-
-def slightly_wrong(x: Tensor, block: Block) -> Tensor:
-    return reference_block(x, block) * 1.001
-
-
-def wrong_backwards(x: Tensor, block: Block) -> Tensor:
-    return reference_block(x, block).detach() + 0 * x.mean()
-
-
-def does_not_compile(x: Tensor, block: Block) -> Tensor:
-    raise RuntimeError("ptxas failed\nwith many lines")
-
-
-@pytest.mark.fault(35)
-@pytest.mark.parametrize(
-    ("run", "message"),
-    [
-        (slightly_wrong, "computes relu, norm, pool wrongly .error 1.0e-03, at most 1e-04.; use"),
-        (wrong_backwards, "computes the gradient of relu, norm, pool wrongly .* --plain"),
-        (does_not_compile, r"cannot run the kernel of relu, norm, pool \(ptxas failed\).*--plain"),
-    ],
-)
-def test_the_check_names_a_wrong_kernel(
-    run: Callable[[Tensor, Block], Tensor], message: str
-) -> None:
-    with pytest.raises(WorkerError, match=message):
-        self_check.check_blocks(DEVICE, shape=SMALL, run=run)
-
-
-def test_the_check_names_a_wrong_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = self_check._convolved
-
-    def wrong(x: Tensor, weight: Tensor, conv: self_check.Convolution) -> tuple[Tensor, ...]:
-        y, to_input, to_weight = right(x, weight, conv)
-        return y, to_input, to_weight if x.dtype == torch.float64 else to_weight.roll(1)
-
-    monkeypatch.setattr(self_check, "_convolved", wrong)
-    with pytest.raises(WorkerError, match="computes the weights' of conv1 in float32 wrongly"):
-        self_check.check_convolutions(DEVICE)
-
-
-def test_a_check_on_nothing_would_fail() -> None:
-    """The error of a kernel that returns NaN or zeros exceeds every limit."""
-    for wrong in (torch.nan, 0.0):
-
-        def run(x: Tensor, block: Block, factor: float = wrong) -> Tensor:
-            return reference_block(x, block) * factor
-
-        with pytest.raises(WorkerError):
-            self_check.check_blocks(DEVICE, shape=SMALL, run=run)
 
 
 # Compilation, which needs no GPU.

@@ -30,6 +30,7 @@ from alexnet.bench.spec import SIZE, Spec
 from alexnet.bench.timing import Rounds, first_line
 from alexnet.config import Settings
 from alexnet.networks.initialization import he_initialize
+from alexnet.networks.registry import create_model, input_shape
 from alexnet.progress import SILENT, Silent
 from alexnet.storage.run import Run
 
@@ -169,14 +170,18 @@ def result_of(work: Measurement) -> Result:
 
 
 def self_check(scale: Scale) -> Result:
-    """Time the check of the device that comes before its first use."""
-    from alexnet.kernels.cuda import self_check as check  # needs Triton
+    """Time the check of the device that comes before the first training of a network."""
+    from alexnet.kernels import accelerate
+    from alexnet.kernels.cuda.first_use import training_checks  # needs Triton
+    from alexnet.kernels.cuda.self_check import check_blocks, run_check
 
     began = time.perf_counter()
     if scale.device.type == "cuda":
-        check.check_device(scale.device)
+        network = accelerate(create_model(scale.setup.model).to(scale.device))
+        for check in training_checks(network, input_shape(scale.setup.model), torch.bfloat16):
+            run_check(check, scale.device)
     else:
-        check.check_blocks(scale.device, shape=(1, 8, 7, 7))
+        check_blocks(scale.device, shape=(1, 8, 7, 7))
     return {"passed": True, "seconds": time.perf_counter() - began}
 
 

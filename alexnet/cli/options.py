@@ -117,16 +117,10 @@ def accelerator(plain: bool, progress: Progress = SILENT) -> "Accelerate | None"
         return accelerate
 
     def accelerate_and_note(model: "nn.Sequential") -> "nn.Module":
-        device = next(model.parameters()).device.type
-        if device == "cpu":
+        if next(model.parameters()).device.type == "cpu":
             from alexnet.cli.compiling import note_compilation
 
             note_compilation(progress)
-        elif device == "cuda":
-            from alexnet.kernels.cuda.autotune import gpu_cache
-
-            if not gpu_cache().path.exists():
-                progress.note("compiling and timing kernels for this GPU, once: about a minute")
-        return accelerate(model)
+        return accelerate(model, note=progress.note)
 
     return accelerate_and_note
