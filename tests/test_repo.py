@@ -115,12 +115,10 @@ def test_tests_run_where_pytest_benchmark_is_installed(tmp_path: Path) -> None:
     )
     (installed / "entry_points.txt").write_text("[pytest11]\nbenchmark = warns\n")
     (tmp_path / "test_one.py").write_text("def test_one(): pass\n")
-    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path]
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    command += [f"--rootdir={tmp_path}", "-p", "no:cacheprovider", str(tmp_path / "test_one.py")]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTEST_ADDOPTS": ""}
-    done = subprocess.run(
-        [*command, "-p", "no:cacheprovider", tmp_path / "test_one.py"],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 

@@ -5,20 +5,24 @@ layers use the algorithm that is fastest on the device. All other rows are uncha
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import dropwhile
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.evaluate import Batches
 from alexnet.kernels.blocks import Block, operation_of
 from alexnet.kernels.convolutions import ChooseAlgorithm, convolve, input_layout, is_supported
 from alexnet.kernels.cpu import onednn
 from alexnet.train.state import Step, TrainState
+
+if TYPE_CHECKING:
+    from alexnet.kernels.cuda.recorded import RecordedAnswers
 
 Stage = Callable[[Tensor], Tensor]
 """One or several rows that run as one."""
@@ -61,6 +65,8 @@ class AcceleratedNetwork(nn.Sequential):
         self.stages = StageBuilder(engine, choose_algorithm, weights).stages(list(rows.values()))
         self.input_layout = input_layout(rows.values())
         """A second layout in which `forward` takes images; None if there is none."""
+        self.recorded: RecordedAnswers | None = None
+        """What `record` returned last."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W), or images in `input_layout`, to logits (N, classes)."""
@@ -79,8 +85,23 @@ class AcceleratedNetwork(nn.Sequential):
         if state.device.type != "cuda":
             return None
         from alexnet.kernels.cuda.capture import capture  # needs Triton
+        from alexnet.kernels.cuda.first_use import check_training
 
+        check_training(self, state)
         return capture(state, lambda copy: self.same_kind(OrderedDict(copy.named_children())))
+
+    def record(
+        self, compute: Callable[..., Tensor], note: Callable[[str], None], **options: Any
+    ) -> Callable[[Batches], Iterator[Tensor]] | None:
+        """Return answers that are recorded as CUDA graphs; None on other devices."""
+        if next(self.parameters()).device.type != "cuda":
+            return None
+        from alexnet.kernels.cuda.recorded import RecordedAnswers
+
+        if self.recorded is None or not self.recorded.is_of(compute, options):
+            self.recorded = RecordedAnswers(self, compute, options, note)
+        self.recorded.copy_weights()
+        return self.recorded
 
 
 @dataclass
