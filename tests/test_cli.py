@@ -16,6 +16,7 @@ import pytest
 import torch
 from data_makers import Recorder
 from PIL import Image
+from torch import nn
 
 import alexnet
 from alexnet import errors, list_models, list_recipes
@@ -235,6 +236,18 @@ def test_the_kernels_of_a_gpu_report_to_the_command(monkeypatch: pytest.MonkeyPa
     accelerate_and_note: Any = accelerator(plain=False, progress=recorder)
     assert accelerate_and_note(model) is model
     assert recorder.notes == ["first use of this GPU"]
+
+
+def test_a_numba_that_does_not_tell_when_it_compiles_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model: Any = nn.Sequential(nn.Linear(2, 2))
+    monkeypatch.delitem(sys.modules, "alexnet.cli.compiling", raising=False)
+    monkeypatch.setitem(sys.modules, "numba.core.event", None)
+    monkeypatch.delattr("numba.core.event", raising=False)
+    monkeypatch.setattr("alexnet.kernels.accelerate", lambda model, *, note: model)
+    accelerate: Any = accelerator(plain=False, progress=Recorder())
+    assert accelerate(model) is model
 
 
 # Errors: any error of a stage is one line and an exit code.

@@ -122,6 +122,24 @@ def test_tests_run_where_pytest_benchmark_is_installed(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
+# Names of PyTorch and Triton that begin with _, and what happens where one is missing.
+PRIVATE = r"\b(?:torch|triton|tl)(?:\.\w+)*\._(?!_)\w+|from (?:torch|triton)[\w.]* import _\w+"
+GUARDED = {
+    "torch.ops.mkldnn._linear_pointwise": "onednn.is_available: PyTorch's own layers run",
+    "torch.ops.mkldnn._convolution_pointwise": "the same",
+    "torch.ops.mkldnn._reorder_convolution_weight": "the same",
+    "torch.ops.mkldnn._reorder_linear_weight": "the same",
+    "torch._dynamo": "loaded early by forkserver, which passes over a module that is missing",
+    "torch._foreach_norm": "kernels/cuda/capture.py",
+    "torch._foreach_mul_": "the same",
+}
+
+
+def test_private_names_are_those_whose_absence_stops_nothing() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in MODULES.values()]
+    assert {name for text in texts for name in re.findall(PRIVATE, text)} == set(GUARDED)
+
+
 # Ruff refuses pickle.load and pickle.Unpickler (S301).
 UNPICKLES = r"torch\.load\((?![^)]*weights_only=True)|weights_only=(?!True)|allow_pickle=(?!False)"
 

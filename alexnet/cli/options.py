@@ -1,5 +1,6 @@
 """The options that several commands share: same name, same meaning, same help text."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -118,9 +119,10 @@ def accelerator(plain: bool, progress: Progress = SILENT) -> "Accelerate | None"
 
     def accelerate_and_note(model: "nn.Sequential") -> "nn.Module":
         if next(model.parameters()).device.type == "cpu":
-            from alexnet.cli.compiling import note_compilation
+            with suppress(ImportError):  # another numba may not tell when it compiles
+                from alexnet.cli.compiling import note_compilation
 
-            note_compilation(progress)
+                note_compilation(progress)
         return accelerate(model, note=progress.note)
 
     return accelerate_and_note

@@ -16,6 +16,13 @@ from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 WeightedLayer = nn.Conv2d | nn.Linear
+OPERATIONS = (
+    "_linear_pointwise",
+    "_convolution_pointwise",
+    "_reorder_linear_weight",
+    "_reorder_convolution_weight",
+)
+"""PyTorch has no public names for them; where one is missing its own layers run."""
 
 
 def is_available() -> bool:
@@ -23,8 +30,7 @@ def is_available() -> bool:
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and platform.machine().lower() in ("x86_64", "amd64")
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and all(hasattr(torch.ops.mkldnn, name) for name in OPERATIONS)
     )
 
 
