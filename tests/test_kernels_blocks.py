@@ -63,6 +63,12 @@ def test_a_block_is_its_layers(order: str, size: tuple[int, int]) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
 
+def test_a_bias_is_added_first() -> None:
+    x, bias, block = signed(2, 6, 5, 5), signed(6), block_of(BLOCKS["paper"])
+    expected = run_block(x + bias[:, None, None], block)
+    assert torch.equal(run_block(x, block, bias), expected)
+
+
 @pytest.mark.parametrize("order", BLOCKS)
 def test_gradients_are_the_numerical_ones(order: str) -> None:
     block = block_of(BLOCKS[order])

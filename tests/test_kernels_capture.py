@@ -25,8 +25,8 @@ from alexnet.config import Override, Settings
 from alexnet.errors import DivergedError, Interrupted
 from alexnet.kernels.accelerated import AcceleratedNetwork
 from alexnet.kernels.convolutions import cpu_algorithm
-from alexnet.kernels.cuda import block_kernels
 from alexnet.kernels.cuda import blocks as cuda_blocks
+from alexnet.kernels.cuda import fused, pixels
 from alexnet.kernels.cuda.capture import CapturedStep, capture, obstacle
 from alexnet.networks import registry
 from alexnet.networks.layers import Input, LocalResponseNorm
@@ -314,7 +314,8 @@ def accelerate_for_gpu(model: nn.Sequential) -> GpuNetwork:
 def fit(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setitem(registry.MODELS, "tiny", tiny)
     if DEVICE.type == "cpu":  # the interpreter's time is per program, not per pixel
-        monkeypatch.setattr(block_kernels, "PIXELS", 1024)
+        monkeypatch.setattr(fused, "PLACES", 1024)
+        monkeypatch.setattr(pixels, "PIXELS", 1024)
     return partial(train.train_model, tiny_data, device=str(DEVICE))
 
 

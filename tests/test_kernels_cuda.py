@@ -8,9 +8,11 @@ import json
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,12 @@ pytest.importorskip("triton")
 
 from alexnet.config import Settings  # noqa: E402
 from alexnet.images.yuv420 import from_yuv420, to_yuv420  # noqa: E402
+from alexnet.kernels.accelerated import (  # noqa: E402
+    AcceleratedNetwork,
+    ConvBlockStage,
+    StageBuilder,
+    WeightedStage,
+)
 from alexnet.kernels.blocks import (  # noqa: E402
     Block,
     ChannelNorm,
@@ -33,11 +41,15 @@ from alexnet.kernels.blocks import (  # noqa: E402
     SpatialNorm,
     reference_block,
 )
-from alexnet.kernels.cuda import autotune  # noqa: E402
+from alexnet.kernels.convolutions import cpu_algorithm  # noqa: E402
+from alexnet.kernels.cuda import autotune, fused  # noqa: E402
+from alexnet.kernels.cuda import blocks as cuda_blocks  # noqa: E402
 from alexnet.kernels.cuda.batch import crop_table, prepare_batch  # noqa: E402
-from alexnet.kernels.cuda.block_kernels import Fused  # noqa: E402
 from alexnet.kernels.cuda.blocks import fuse, run_block, supports  # noqa: E402
+from alexnet.kernels.cuda.fused import Fused  # noqa: E402
 from alexnet.kernels.cuda.sgd import FusedUpdate  # noqa: E402
+from alexnet.networks.layers import LocalResponseNorm  # noqa: E402
+from alexnet.networks.registry import create_model, list_models  # noqa: E402
 from alexnet.optim import PaperSGD  # noqa: E402
 from alexnet.train.state import PixelFormat  # noqa: E402
 from alexnet.transforms import Preprocessing, augment, sample_augment  # noqa: E402
@@ -49,18 +61,19 @@ TOWERS = ChannelNorm(5, 1e-3, 0.75, 1.0, towers=2)
 SPATIAL = SpatialNorm(5, 0.001 / 25, 0.75)
 
 
-def both(
-    x: Tensor, block: Block, run: Callable[[Tensor, Block], Tensor] = run_block
-) -> list[tuple[Tensor, Tensor]]:
-    """Return values and input's gradient of `block`, by `run` and by the reference layers."""
+def both(x: Tensor, block: Block, bias: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Return values and gradients of input and bias, by `run_block` and by the layers."""
     results = []
-    for compute in (run, reference_block):
-        given = x.detach().to(DEVICE).requires_grad_()
-        y = compute(given, block)
+    for compute in (run_block, reference_with_bias):
+        given = [t.detach().to(DEVICE).requires_grad_() for t in (x, bias) if t is not None]
+        y = compute(given[0], block, *given[1:])
         weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y).view(y.shape)
-        (gradient,) = torch.autograd.grad(y, given, weights)
-        results.append((y.detach(), gradient))
+        results.append((y.detach(), *torch.autograd.grad(y, given, weights)))
     return [(ours, reference) for ours, reference in zip(*results, strict=True)]
+
+
+def reference_with_bias(x: Tensor, block: Block, bias: Tensor | None = None) -> Tensor:
+    return reference_block(x if bias is None else x + bias.to(x.dtype).view(-1, 1, 1), block)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -71,28 +84,133 @@ def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Te
 # Blocks.
 
 
-@pytest.mark.parametrize(
-    ("shape", "block"),
-    [
-        ((2, 8, 5, 7), (RELU, NORM, POOL)),
-        ((1, 48, 7, 5), (RELU, NORM, POOL)),  # 48 is no power of two: channels are masked
-        ((1, 24, 5, 5), (RELU, POOL, NORM)),
-        ((1, 24, 5, 5), (TOWERS, POOL, RELU)),
-        ((1, 8, 6, 5), (RELU, TOWERS, SPATIAL, POOL)),
-        ((2, 4, 5, 9), (RELU, POOL)),
-        ((1, 4, 5, 5), (POOL, RELU)),
-        ((2, 40, 3, 2), (NORM,)),
-        ((1, 8, 3, 3), (RELU, replace(NORM, beta=0.6, alpha=0.01))),
-        ((1, 8, 6, 6), (replace(TOWERS, towers=2), MaxPool(3, 2, ceil_mode=True))),
-        ((1, 4, 5, 5), (MaxPool(2, 2, ceil_mode=True),)),
-        ((1, 4, 7, 7), (RELU, MaxPool(3, 1, ceil_mode=False))),
-        ((1, 4, 7, 7), (MaxPool(2, 3, ceil_mode=False),)),
-        ((1, 4, 4, 6), (replace(SPATIAL, size=3, alpha=0.01, beta=0.5),)),
-    ],
-)
-def test_blocks_equal_the_layers_to_the_last_digits(shape: tuple[int, ...], block: Block) -> None:
-    for ours, reference in both(random(*shape), block):
+CASES: list[tuple[tuple[int, ...], Block]] = [
+    ((2, 8, 5, 7), (RELU, NORM, POOL)),
+    ((1, 48, 7, 5), (RELU, NORM, POOL)),  # 48 is no power of two: channels are masked
+    ((1, 20, 5, 6), (RELU, NORM, POOL)),  # 20 is no multiple of eight: groups of four
+    ((1, 8, 27, 4), (RELU, NORM, POOL)),  # more rows than one thread goes down
+    ((1, 24, 5, 5), (RELU, POOL, NORM)),
+    ((1, 24, 5, 5), (TOWERS, POOL, RELU)),
+    ((1, 8, 6, 5), (RELU, TOWERS, SPATIAL, POOL)),
+    ((2, 4, 5, 9), (RELU, POOL)),
+    ((1, 4, 5, 5), (POOL, RELU)),
+    ((2, 40, 3, 2), (NORM,)),
+    ((1, 8, 3, 3), (RELU, replace(NORM, beta=0.6, alpha=0.01))),
+    ((1, 8, 6, 6), (TOWERS, MaxPool(3, 2, ceil_mode=True))),
+    ((1, 4, 5, 5), (MaxPool(2, 2, ceil_mode=True),)),
+    ((1, 4, 7, 7), (RELU, MaxPool(3, 1, ceil_mode=False))),
+    ((1, 4, 7, 7), (MaxPool(2, 3, ceil_mode=False),)),
+    ((1, 4, 9, 8), (RELU, MaxPool(4, 2, ceil_mode=False))),
+    ((1, 4, 3, 4), (RELU, MaxPool(1, 1, ceil_mode=False))),
+    ((1, 4, 3, 4), (RELU, NORM, MaxPool(1, 2, ceil_mode=False))),
+    ((1, 4, 4, 6), (replace(SPATIAL, size=3, alpha=0.01, beta=0.5),)),
+    ((1, 8, 3, 4), (NORM, RELU)),
+    ((2, 40, 5, 7), (RELU,)),
+]
+
+
+@pytest.mark.parametrize("programs", [1, 2048], ids=["long strips", "short strips"])
+@pytest.mark.parametrize(("shape", "block"), CASES)
+def test_blocks_equal_the_layers_to_the_last_digits(
+    shape: tuple[int, ...], block: Block, programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "PROGRAMS", programs)
+    for bias in (None, random(shape[1], seed=1)):
+        for ours, reference in both(random(*shape), block, bias):
+            torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
+
+
+def blocks_after_convolutions() -> set[tuple[int, Block]]:
+    """List channels and block after every convolution of every network."""
+    found: set[tuple[int, Block]] = set()
+    for name in list_models():
+        with torch.device("meta"):
+            rows = list(create_model(name))
+        builder = StageBuilder(cuda_blocks, cpu_algorithm, torch.float32)
+        for stage in builder.stages(rows):
+            if isinstance(stage, ConvBlockStage):
+                found.add((stage.conv.out_channels, stage.block))
+    return found
+
+
+@pytest.mark.parametrize(("channels", "block"), sorted(blocks_after_convolutions(), key=str))
+def test_every_block_of_every_network(channels: int, block: Block) -> None:
+    bias = random(channels, seed=1)
+    for ours, reference in both(random(1, channels, 6, 7), block, bias):
         torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [(RELU, POOL), (POOL, RELU), (POOL,), (RELU,)])
+def test_a_sum_with_a_bias_is_rounded_as_by_the_layers(block: Block) -> None:
+    """In half precision many values are equal; a bias of float32 is rounded first."""
+    x = random(2, 8, 7, 7, dtype=torch.float16)
+    results = both(x, block, random(8, dtype=torch.float32, seed=1) / 7)
+    assert [ours.dtype for ours, _ in results] == [torch.float16, torch.float16, torch.float32]
+    (value, expected), (gradient, expected_gradient), (to_bias, expected_to_bias) = results
+    assert torch.equal(value, expected)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(to_bias, expected_to_bias, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("block", [(RELU, NORM, POOL), (RELU,)])
+@pytest.mark.parametrize("frozen", ["x", "bias", "both"])
+def test_what_is_frozen_has_no_gradient(block: Block, frozen: str) -> None:
+    x, bias = random(1, 8, 5, 5).to(DEVICE), random(8, seed=1).to(DEVICE)
+    expected = both(x, block, bias)
+    x.requires_grad_(frozen == "bias")
+    bias.requires_grad_(frozen == "x")
+    y = run_block(x, block, bias)
+    torch.testing.assert_close(y.detach(), expected[0][1])
+    if frozen == "both":
+        assert y.grad_fn is None
+        return
+    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y).view(y.shape)
+    y.backward(weights)  # type: ignore[no-untyped-call]
+    learnt, (_, gradient) = (bias, expected[2]) if frozen == "x" else (x, expected[1])
+    assert (x.grad is None) == (frozen == "x")
+    assert (bias.grad is None) == (frozen == "bias")
+    torch.testing.assert_close(learnt.grad, gradient)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_values_are_the_same(mode: Callable[[], Any]) -> None:
+    x, bias = random(1, 8, 5, 5).to(DEVICE), random(8, seed=1).to(DEVICE).requires_grad_()
+    for block in ((RELU, NORM, POOL), (RELU,)):
+        with mode():
+            y = run_block(x, block, bias)
+        assert not y.requires_grad
+        torch.testing.assert_close(y, run_block(x, block, bias).detach(), rtol=0, atol=0)
+
+
+def test_the_gradient_of_a_bias_adds_up_many_programs() -> None:
+    x, bias = random(3, 40, 33, 31), random(40, seed=1)
+    for ours, reference in both(x, (RELU,), bias):
+        torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-11)
+
+
+def test_convolutions_leave_their_bias_to_the_kernel_after_them() -> None:
+    """The network for a GPU, on any device, equals its rows with every gradient."""
+    torch.manual_seed(0)
+    rows: list[nn.Module] = [
+        nn.Conv2d(3, 8, 3), nn.ReLU(), LocalResponseNorm(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(8, 12, 3, padding=1, groups=2), nn.ReLU(),
+        nn.Conv2d(12, 8, 3, padding=1, bias=False), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(36, 3), nn.ReLU(),
+    ]  # fmt: skip
+    model = nn.Sequential(*rows).double().to(DEVICE)
+    network = AcceleratedNetwork(
+        OrderedDict(model.named_children()), cuda_blocks, DEVICE.type, cpu_algorithm
+    )
+    kinds = [type(stage) for stage in network.stages]
+    assert kinds.count(ConvBlockStage) == 3
+    assert kinds.count(WeightedStage) == 2  # the last convolution and the linear layer
+    images = random(2, 3, 17, 17).to(DEVICE)
+    results = []
+    for compute in (network, model):
+        y = compute(images)
+        results.append((y.detach(), *torch.autograd.grad((y * y).sum(), list(model.parameters()))))
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +238,14 @@ def test_blocks_keep_the_memory_format(memory: torch.memory_format) -> None:
     torch.testing.assert_close(y, reference_block(x, (RELU, POOL)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("block", [(RELU, POOL), (NORM, POOL), (POOL, RELU)])
-def test_of_equal_values_the_first_has_the_gradient(block: Block) -> None:
+def test_of_equal_values_the_first_has_the_gradient(block: Block, dtype: torch.dtype) -> None:
     """Whole numbers from -2 to 2, so that nearly every window has its maximum more than once."""
-    x = (random(2, 4, 5, 5) / 20).round()
+    x = (random(2, 4, 5, 5) / 20).round().to(dtype)
+    digits = 1e-13 if dtype == torch.float64 else 2e-3
     for ours, reference in both(x, block):
-        torch.testing.assert_close(ours, reference, rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(ours, reference, rtol=digits, atol=digits)
 
 
 def test_without_a_gradient_nothing_is_saved_for_one() -> None:
@@ -133,16 +253,17 @@ def test_without_a_gradient_nothing_is_saved_for_one() -> None:
     assert run_block(x, (RELU, POOL)).grad_fn is None
     y = run_block(x.requires_grad_(), (RELU, POOL))
     assert y.grad_fn is not None
-    saved = y.grad_fn.saved_tensors  # type: ignore[attr-defined]
-    assert [(t.dtype, tuple(t.shape)) for t in saved] == [
-        (torch.float64, (1, 4, 5, 5)),
-        (torch.uint8, (1, 4, 2, 2)),  # one byte for each pooled value, and nothing else
-    ]
+    (codes,) = (t for t in y.grad_fn.saved_tensors if t is not None)  # type: ignore[attr-defined]
+    assert codes.dtype == torch.uint8  # one byte for each pooled value, and nothing else
+    assert codes.shape == y.shape
 
 
-def test_a_nan_stays_a_nan() -> None:
-    x = random(1, 4, 5, 5).to(DEVICE)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_nan_stays_a_nan(dtype: torch.dtype, gradient: bool) -> None:
+    x = random(1, 4, 5, 5, dtype=dtype).to(DEVICE)
     x[0, 1, 2, 2] = torch.nan
+    x.requires_grad_(gradient)
     with np.errstate(invalid="ignore"):
         for block in ((RELU, POOL), (POOL, RELU), (RELU, NORM)):
             ours, reference = run_block(x, block), reference_block(x, block)
@@ -151,27 +272,35 @@ def test_a_nan_stays_a_nan() -> None:
 
 
 @pytest.mark.fault(36)
-def test_the_same_gradient_each_time() -> None:
-    x = random(1, 8, 5, 5, dtype=torch.float32)
-    first, second = (both(x, (RELU, NORM, POOL))[1][0] for _ in range(2))
-    assert torch.equal(first, second)
+@pytest.mark.parametrize("block", [(RELU, NORM, POOL), (RELU,)])
+def test_the_same_gradients_each_time(block: Block) -> None:
+    x, bias = random(1, 8, 5, 5, dtype=torch.float32), random(8, dtype=torch.float32, seed=1)
+    first, second = (both(x, block, bias) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one[0], other[0])
 
 
 def test_numerical_gradient() -> None:
     x = (random(1, 4, 1, 2) / 10).to(DEVICE).requires_grad_()
-    block: Block = (replace(NORM, alpha=0.05), MaxPool(1, 1, ceil_mode=False))
-    assert torch.autograd.gradcheck(lambda t: run_block(t, block), (x,), eps=1e-5, atol=1e-6)
+    bias = random(4, seed=1).to(DEVICE).requires_grad_()
+    norm = replace(NORM, alpha=0.05)
+    block: Block = (norm, MaxPool(1, 1, ceil_mode=False))
+    assert torch.autograd.gradcheck(lambda *t: run_block(t[0], block, t[1]), (x, bias), atol=1e-6)
 
 
-def test_an_empty_batch() -> None:
+@pytest.mark.parametrize("block", [(RELU, NORM, SPATIAL, POOL), (RELU, POOL)])
+def test_an_empty_batch(block: Block) -> None:
     x = torch.zeros(0, 4, 5, 5, device=DEVICE, requires_grad=True)
-    y = run_block(x, (RELU, NORM, SPATIAL, POOL))
+    bias = torch.ones(4, device=DEVICE, requires_grad=True)
+    y = run_block(run_block(x, (RELU,)), block, bias)
     assert y.shape == (0, 4, 2, 2)
     y.sum().backward()  # type: ignore[no-untyped-call]
+    assert bias.grad is not None
+    assert (bias.grad == 0).all()
 
 
 def test_channels_that_make_no_whole_groups_go_through_the_layers() -> None:
-    for ours, reference in both(random(1, 6, 3, 3), (RELU, NORM)):
+    for ours, reference in both(random(1, 6, 3, 3), (RELU, NORM), random(6, seed=1)):
         assert torch.equal(ours, reference)
 
 
@@ -189,7 +318,8 @@ def test_what_is_supported() -> None:
     assert not supports(())
     assert not supports((RELU,))  # PyTorch does that in place
     assert not supports((replace(NORM, size=3),))
-    assert not supports((RELU, MaxPool(17, 2, ceil_mode=False)))
+    assert not supports((RELU, MaxPool(5, 2, ceil_mode=False)))
+    assert not supports((RELU, MaxPool(3, 5, ceil_mode=False)))
 
 
 # Batches.

@@ -80,8 +80,16 @@ def test_right_blocks_pass(dtype: torch.dtype) -> None:
 
 def test_right_blocks_pass_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's layers stand for the kernels: the interpreter truncates where a GPU rounds."""
-    monkeypatch.setattr(self_check, "run_block", reference_block)
+    monkeypatch.setattr(self_check, "run_block", right)
     check_blocks(DEVICE, shape=(2, 96, 27, 27), dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("bias_learns", [False, True])
+@pytest.mark.parametrize("block", [(Relu(),), (Relu(), NORM, POOL), (Relu(), POOL, NORM)])
+def test_blocks_that_add_a_bias_pass(block: Block, bias_learns: bool) -> None:
+    run_check(
+        BlockCheck(block, (8, 5, 5), torch.float32, True, images=4, bias_learns=bias_learns), DEVICE
+    )
 
 
 @pytest.mark.parametrize("check", [UpdateCheck(), *map(BatchCheck, get_args(PixelFormat))])
@@ -107,9 +115,9 @@ def test_without_a_gradient_a_block_runs_as_in_inference(monkeypatch: pytest.Mon
     """Such a kernel saves nothing for a backward pass, so it is another one."""
     given: list[bool] = []
 
-    def run(x: Tensor, block: Block) -> Tensor:
+    def run(x: Tensor, block: Block, bias: Tensor | None) -> Tensor:
         given.append(x.requires_grad)
-        return reference_block(x, block)
+        return right(x, block, bias)
 
     monkeypatch.setattr(self_check, "run_block", run)
     for backward in (False, True):
@@ -120,27 +128,31 @@ def test_without_a_gradient_a_block_runs_as_in_inference(monkeypatch: pytest.Mon
 # What is caught.
 
 
-def slightly_wrong(x: Tensor, block: Block) -> Tensor:
+def right(x: Tensor, block: Block, bias: Tensor | None = None) -> Tensor:
+    return reference_block(x if bias is None else x + bias.view(-1, 1, 1), block)
+
+
+def slightly_wrong(x: Tensor, block: Block, _bias: Tensor | None) -> Tensor:
     return reference_block(x, block) * 1.001
 
 
-def wrong_backwards(x: Tensor, block: Block) -> Tensor:
+def wrong_backwards(x: Tensor, block: Block, _bias: Tensor | None) -> Tensor:
     return reference_block(x, block).detach() + 0 * x.mean()
 
 
-def another_maximum(x: Tensor, block: Block) -> Tensor:
+def another_maximum(x: Tensor, block: Block, _bias: Tensor | None) -> Tensor:
     """Send the gradients of a few windows to their second largest value."""
     y = reference_block(x, block)
     other = reference_block(x.roll(1, 3), block)
     return torch.where(torch.arange(y.numel()).view(y.shape) % 20 == 0, y.detach() + 0 * other, y)
 
 
-def wrong_in_one_image(x: Tensor, block: Block) -> Tensor:
+def wrong_in_one_image(x: Tensor, block: Block, _bias: Tensor | None) -> Tensor:
     y = reference_block(x, block)
     return torch.cat([y[:-1], y[-1:] * 1.01])
 
 
-def does_not_compile(x: Tensor, block: Block) -> Tensor:
+def does_not_compile(x: Tensor, block: Block, _bias: Tensor | None) -> Tensor:
     raise RuntimeError("ptxas failed\nwith many lines")
 
 
@@ -156,17 +168,30 @@ def does_not_compile(x: Tensor, block: Block) -> Tensor:
     ],
 )
 def test_a_wrong_kernel_is_named(
-    run: Callable[[Tensor, Block], Tensor], message: str, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Tensor], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(self_check, "run_block", run)
     with pytest.raises(WorkerError, match=message):
         check_blocks(DEVICE, shape=SMALL)
 
 
+def test_a_wrong_bias_gradient_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(x: Tensor, block: Block, bias: Tensor) -> Tensor:
+        return right(x, block, bias * 1.01 - bias.detach() * 0.01)
+
+    monkeypatch.setattr(self_check, "run_block", wrong)
+    message = "the bias gradient of relu, pool in float32 wrongly .error 1.0e-02"
+    with_bias = BlockCheck(
+        (Relu(), POOL), (8, 5, 5), torch.float32, backward=True, bias_learns=True
+    )
+    with pytest.raises(WorkerError, match=message):
+        run_check(with_bias, DEVICE)
+
+
 @pytest.mark.parametrize("wrong", [torch.nan, 0.0])
 def test_a_check_on_nothing_would_fail(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of a kernel that returns NaN or zeros exceeds every limit."""
-    monkeypatch.setattr(self_check, "run_block", lambda x, block: reference_block(x, block) * wrong)
+    monkeypatch.setattr(self_check, "run_block", lambda *given: right(*given) * wrong)
     with pytest.raises(WorkerError):
         check_blocks(DEVICE, shape=SMALL)
 
@@ -197,8 +222,9 @@ def test_the_checks_of_the_paper_are_its_own_blocks_and_convolutions() -> None:
     model = create_model("alexnet")
     found = training_checks(accelerated(model), input_shape("alexnet"), torch.bfloat16)
     assert [(each.shape, len(each.block)) for each in found if isinstance(each, BlockCheck)] == [
-        ((96, 55, 55), 3), ((256, 27, 27), 3), ((256, 13, 13), 2)
+        ((96, 55, 55), 3), ((256, 27, 27), 3), ((384, 13, 13), 1), ((256, 13, 13), 2)
     ]  # fmt: skip
+    assert all(each.bias_learns for each in found if isinstance(each, BlockCheck))
     convolutions = [each for each in found if isinstance(each, ConvolutionCheck)]
     layers = [layer for layer in model if isinstance(layer, nn.Conv2d)]
     assert (
@@ -210,7 +236,7 @@ def test_the_checks_of_the_paper_are_its_own_blocks_and_convolutions() -> None:
         ]
     )
     assert [each.backward for each in convolutions] == [(False, True)] * 2 + [(True, True)] * 4
-    rest = found[len(convolutions) + 3 :]
+    rest = found[len(convolutions) + 4 :]
     assert rest == [UpdateCheck(), BatchCheck("rgb"), BatchCheck("yuv420")]
     assert all(each.dtype == torch.bfloat16 for each in convolutions)
 
@@ -239,6 +265,15 @@ def test_images_that_are_rearranged_already_need_one_form_of_the_convolution() -
     found = network_checks(network, images, torch.float32)
     (first, *_) = (each for each in found if isinstance(each, ConvolutionCheck))
     assert (first.weight, first.shape, first.stride) == ((8, 48, 2, 2), (48, 5, 5), 1)
+
+
+def test_weights_of_the_forward_type_are_listed_too() -> None:
+    """Answers are recorded with such weights, and images of another type."""
+    network, images = accelerated(small_network()), torch.zeros(1, 3, 17, 17, device=DEVICE)
+    found = network_checks(network, images, torch.bfloat16)
+    for layer in (network.get_submodule("conv2"), network.get_submodule("fc3")):
+        layer.to(torch.bfloat16)
+    assert network_checks(network, images, torch.bfloat16) == found
 
 
 def test_listing_the_checks_changes_nothing() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.evaluate import Batches
-from alexnet.kernels.blocks import Block, operation_of
+from alexnet.kernels.blocks import Block, Relu, operation_of
 from alexnet.kernels.convolutions import ChooseAlgorithm, convolve, input_layout, is_supported
 from alexnet.kernels.cpu import onednn
 from alexnet.train.state import Step, TrainState
@@ -31,11 +31,14 @@ Stage = Callable[[Tensor], Tensor]
 class Engine(Protocol):
     """Runs blocks on one kind of device: `alexnet.kernels.cpu.blocks` or `...cuda.blocks`."""
 
+    ADDS_BIAS: bool
+    """Whether a convolution leaves its bias to the block or ReLU after it."""
+
     def supports(self, block: Block) -> bool:
         """Tell whether `run_block` can run `block`."""
 
-    def run_block(self, x: Tensor, block: Block) -> Tensor:
-        """Run `block` on `x` (N, C, H, W)."""
+    def run_block(self, x: Tensor, block: Block, bias: Tensor | None = None) -> Tensor:
+        """Run `block` on `x` (N, C, H, W) + `bias` (C,)."""
 
 
 class AcceleratedNetwork(nn.Sequential):
@@ -74,7 +77,8 @@ class AcceleratedNetwork(nn.Sequential):
         if images.device.type != self.device_type:
             stages = self.children()
         elif self.input_layout and images.shape[1:] == self.input_layout.shape:
-            stages = dropwhile(lambda stage: not isinstance(stage, WeightedStage), stages)
+            weighted = WeightedStage | ConvBlockStage
+            stages = dropwhile(lambda stage: not isinstance(stage, weighted), stages)
         x = images
         for stage in stages:
             x = stage(x)
@@ -131,8 +135,17 @@ class StageBuilder:
         if type(row) is not nn.Linear and not (type(row) is nn.Conv2d and is_supported(row)):
             return row, 1
         assert isinstance(row, nn.Conv2d | nn.Linear)  # noqa: S101 - for the type checker
+        if isinstance(row, nn.Conv2d) and (after := self.block_with_bias(rows[1:])):
+            return ConvBlockStage(row, after, self.engine, self.choose_algorithm), 1 + len(after)
         relu = len(rows) > 1 and type(rows[1]) is nn.ReLU and not self.longest_block(rows[1:])
         return WeightedStage(row, relu, self.choose_algorithm, self.weights), 1 + relu
+
+    def block_with_bias(self, rows: Sequence[nn.Module]) -> Block:
+        """Return the block or ReLU at the start of `rows` that can add a bias, or ()."""
+        if not self.engine.ADDS_BIAS:
+            return ()
+        relu: Block = (Relu(),) if rows and type(rows[0]) is nn.ReLU else ()
+        return self.longest_block(rows) or relu
 
     def longest_block(self, rows: Sequence[nn.Module]) -> Block:
         """Return the longest block at the start of `rows` that the engine supports, or ()."""
@@ -145,6 +158,22 @@ class StageBuilder:
             block = (*block, operation)
             longest = block if self.engine.supports(block) else longest
         return longest
+
+
+@dataclass
+class ConvBlockStage:
+    """Runs a convolution without its bias, and the block after it, which adds the bias."""
+
+    conv: nn.Conv2d
+    block: Block
+    engine: Engine
+    choose_algorithm: ChooseAlgorithm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map `x` as the rows do."""
+        algorithm = self.choose_algorithm(x, self.conv)
+        result = convolve(x, self.conv, algorithm, with_bias=False)
+        return self.engine.run_block(result, self.block, self.conv.bias)
 
 
 @dataclass

@@ -30,6 +30,8 @@ from alexnet.kernels.cpu import block_kernels, spatial_norm
 from alexnet.kernels.cpu.block_kernels import AFTER_POOL, BEFORE_POOL, NO_NORM, SIZE, BlockSpec
 from alexnet.networks.layers import at_least_float32
 
+ADDS_BIAS = False
+"""oneDNN adds the bias of a convolution for nothing."""
 POWER = 0.75
 ORDERS: dict[tuple[type, ...], int] = {
     (ChannelNorm,): BEFORE_POOL,
@@ -76,14 +78,16 @@ def pool_of(block: Block) -> MaxPool:
     return next((op for op in block if isinstance(op, MaxPool)), IDENTITY_POOL)
 
 
-def run_block(x: Tensor, block: Block) -> Tensor:
-    """Run `block` on `x` (N, C, H, W), float16, bfloat16, float32 or float64, in any memory format.
+def run_block(x: Tensor, block: Block, bias: Tensor | None = None) -> Tensor:
+    """Run `block` on `x` (N, C, H, W) + `bias` (C,), of any float type and memory format.
 
     The result has the type and the memory format of `x`; half precision is computed in float32.
     Only `x` is saved for the backward pass.
     """
     spec = spec_of(block)
     assert spec is not None  # noqa: S101 - the caller checks `supports`
+    if bias is not None:
+        x = x + bias.to(x.dtype).view(-1, 1, 1)
     pool = pool_of(block)
     size = pool.output_side(x.shape[2]), pool.output_side(x.shape[3])
     result: Tensor = CpuBlock.apply(at_least_float32(x), spec, size)  # type: ignore[no-untyped-call]

@@ -18,11 +18,16 @@ from alexnet.kernels.blocks import (
     SpatialNorm,
     reference_block,
 )
-from alexnet.kernels.cuda.block_kernels import GROUP, WINDOW, Fused, run_fused
+from alexnet.kernels.cuda.bias_relu import run_bias_relu
+from alexnet.kernels.cuda.block_kernels import run_fused
+from alexnet.kernels.cuda.channels import WINDOW
+from alexnet.kernels.cuda.fused import GROUPS, Fused
 from alexnet.kernels.cuda.spatial_norm import run_spatial_norm
 
-LARGEST_POOL = 15
-"""An index in a window has to fit into a byte."""
+ADDS_BIAS = True
+"""Whether a convolution before a block runs without its bias, which `run_block` then adds."""
+LARGEST_POOL = 4
+"""Side of the largest pool, and its largest stride: their pixels are unrolled in the kernels."""
 
 
 def supports(block: Sequence[Operation]) -> bool:
@@ -31,18 +36,29 @@ def supports(block: Sequence[Operation]) -> bool:
     return not only_relu and all(_has_kernel(operation) for operation in block)
 
 
-def run_block(x: Tensor, block: Sequence[Operation]) -> Tensor:
-    """Apply `block` to `x` (N, C, H, W), differentiably; the result has the memory format of `x`.
+def run_block(x: Tensor, block: Sequence[Operation], bias: Tensor | None = None) -> Tensor:
+    """Apply `block` to `x` (N, C, H, W) + `bias` (C,), differentiably, in the memory format of `x`.
 
-    The reference layers run if the channels do not divide into towers of whole groups of four.
+    The sum with the bias is rounded to the type of `x`. The reference layers run if the channels do
+    not divide into towers of whole groups of four.
     """
     towers = [op.towers for op in block if isinstance(op, ChannelNorm)] or [1]
-    if any(x.shape[1] % (count * GROUP.value) for count in towers):
-        return reference_block(x, block)
+    if any(x.shape[1] % (count * GROUPS[-1]) for count in towers):
+        return reference_block(_add(x, bias), block)
     y = x
     for part in fuse(block):
-        y = run_spatial_norm(y, part) if isinstance(part, SpatialNorm) else run_fused(y, part)
+        if isinstance(part, SpatialNorm):
+            y = run_spatial_norm(_add(y, bias), part)
+        elif part == Fused(relu=True):
+            y = run_bias_relu(y, bias)
+        else:
+            y = run_fused(y, bias, part)
+        bias = None
     return y.contiguous() if x.is_contiguous() else y
+
+
+def _add(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias.to(x.dtype).view(-1, 1, 1)
 
 
 def fuse(block: Sequence[Operation]) -> list[Fused | SpatialNorm]:
@@ -81,4 +97,6 @@ def _append(fused: Fused, operation: Relu | ChannelNorm | MaxPool) -> Fused | No
 def _has_kernel(operation: Operation) -> bool:
     if isinstance(operation, ChannelNorm):
         return operation.size == WINDOW
-    return not isinstance(operation, MaxPool) or operation.size <= LARGEST_POOL
+    if isinstance(operation, MaxPool):
+        return max(operation.size, operation.stride) <= LARGEST_POOL
+    return True

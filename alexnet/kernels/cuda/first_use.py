@@ -111,16 +111,24 @@ def network_checks(network: Network, images: Tensor, dtype: torch.dtype) -> list
         choose_algorithm=recorder.convolution,
     )
     tensors = {
-        name: tensor.detach().to(META).requires_grad_(tensor.requires_grad)
+        name: _on_meta(tensor)
         for name, tensor in [*shadow.named_parameters(), *shadow.named_buffers()]
     }
     with torch.random.fork_rng(devices=[]):  # dropout may draw
-        functional_call(shadow, tensors, (images.detach().to(META, torch.float32),))
+        functional_call(shadow, tensors, (_on_meta(images),))
     return list(dict.fromkeys(recorder.checks))
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    """Return a tensor without values; all are float32, since types are mixed under autocast."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(META, dtype).requires_grad_(tensor.requires_grad)
 
 
 class Recorder:
     """An engine that lists the checks of what it is asked for, and computes shapes."""
+
+    ADDS_BIAS = blocks.ADDS_BIAS
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -130,9 +138,13 @@ class Recorder:
         """Tell whether a GPU's engine can run `block`."""
         return blocks.supports(block)
 
-    def run_block(self, x: Tensor, block: Block) -> Tensor:
+    def run_block(self, x: Tensor, block: Block, bias: Tensor | None = None) -> Tensor:
         """List a block."""
-        self.checks.append(BlockCheck(block, shape_of(x), self.dtype, backward=x.requires_grad))
+        wants = torch.is_grad_enabled()
+        bias_learns = None if bias is None else wants and bias.requires_grad
+        self.checks.append(
+            BlockCheck(block, shape_of(x), self.dtype, x.requires_grad, bias_learns=bias_learns)
+        )
         return reference_block(x, block)
 
     def convolution(self, x: Tensor, conv: nn.Conv2d) -> ConvAlgorithm:

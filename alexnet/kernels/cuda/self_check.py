@@ -166,37 +166,51 @@ class BlockCheck:
     backward: bool
     """Whether its gradient is needed."""
     images: int = IMAGES
+    bias_learns: bool | None = None
+    """Whether the gradient of a bias that is added first is needed; None: there is no bias."""
 
     def __str__(self) -> str:
         """Name the operations and the type."""
         return f"{_names(self.block)} in {_type_name(self.dtype)}"
 
     def compare(self, device: torch.device) -> Iterator[Comparison]:
-        """Compare values and gradient; a block is checked up to a pool, and then what follows."""
-        shape = self.shape
+        """Compare values and gradients; a block is checked up to a pool, and then what follows."""
+        shape, bias = self.shape, None
+        if self.bias_learns is not None:
+            bias = (_random(shape[0], seed=3) * 10).to(self.dtype)
         for piece in _pieces(self.block):
             x = (_random(min(2, self.images), *shape) * 50).to(self.dtype)
-            yield from self._compare_piece(device, piece, x)
-            shape = shape_of(reference_block(x.double(), piece))
+            yield from self._compare_piece(device, piece, x, bias)
+            shape, bias = shape_of(reference_block(x.double(), piece)), None
 
-    def _compare_piece(self, device: torch.device, piece: Block, x: Tensor) -> Iterator[Comparison]:
+    def _compare_piece(
+        self, device: torch.device, piece: Block, x: Tensor, bias: Tensor | None
+    ) -> Iterator[Comparison]:
         """Compare on `x` (1 or 2, C, H, W), repeated on the device up to the number of images."""
         copies, limit = max(1, self.images // 2), KERNEL_LIMITS[self.dtype]
         name = f"{_names(piece)} in {_type_name(self.dtype)}"
         given = x.to(device).repeat(copies, 1, 1, 1)
         given = given.contiguous(memory_format=torch.channels_last).requires_grad_(self.backward)
-        reference = x.double().requires_grad_(self.backward)
-        expected = reference_block(reference, piece)
-        found = run_block(given, piece)
+        added, reference = None, x.double()
+        if bias is not None:
+            added = bias.to(device).requires_grad_(bool(self.bias_learns))
+            reference = (x + bias.view(-1, 1, 1)).double()  # the sum is rounded to the type
+        reference.requires_grad_(self.backward)
+        expected, found = reference_block(reference, piece), run_block(given, piece, added)
         yield Comparison(name, _error(found, expected.detach().repeat(copies, 1, 1, 1)), limit)
         if self.backward:
             weights = _random(*expected.shape, seed=1) * _clear(reference.detach(), piece)
             weights = weights.to(self.dtype)
             (right,) = torch.autograd.grad(expected, reference, weights.double())
-            on_device = weights.to(device).repeat(copies, 1, 1, 1)
-            (gradient,) = torch.autograd.grad(found, given, on_device)
-            error = _error(gradient, right.repeat(copies, 1, 1, 1))
+            needed = [each for each in (given, added) if each is not None and each.requires_grad]
+            gradients = torch.autograd.grad(
+                found, needed, weights.to(device).repeat(copies, 1, 1, 1)
+            )
+            error = _error(gradients[0], right.repeat(copies, 1, 1, 1))
             yield Comparison(f"the gradient of {name}", error, limit)
+            for gradient in gradients[1:]:
+                error = _error(gradient, copies * right.sum((0, 2, 3)))
+                yield Comparison(f"the bias gradient of {name}", error, limit)
 
 
 def shape_of(images: Tensor) -> Shape:

@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from alexnet.kernels.blocks import SpatialNorm
-from alexnet.kernels.cuda.block_kernels import grid, inverse_power, pixels_and_channels, tiling
+from alexnet.kernels.cuda.channels import inverse_powers
+from alexnet.kernels.cuda.pixels import grid, pixels_and_channels, tiling
 
 
 def run_spatial_norm(x: Tensor, norm: SpatialNorm) -> Tensor:
@@ -93,7 +94,8 @@ def _forward_kernel(
     total = _window_sum(x, pixel, channel, live, height, width, channels, size, True, wide)
     at = pixel.to(tl.int64) * channels + channel
     value = tl.load(x + at, mask=live, other=0).to(wide)
-    value *= inverse_power(1 + alpha * total, beta)
+    power, _ = inverse_powers(1 + alpha * total, beta)
+    value *= power
     tl.store(y + at, value.to(y.dtype.element_ty), mask=live)
 
 
@@ -107,12 +109,12 @@ def _terms_kernel(
     pixel, channel = pixels_and_channels(channels, pixels, block)
     live = (pixel < count) & (channel < channels)
     total = _window_sum(x, pixel, channel, live, height, width, channels, size, True, wide)
-    scale = 1 + alpha * total
+    power, inverse = inverse_powers(1 + alpha * total, beta)
     at = pixel.to(tl.int64) * channels + channel
     value = tl.load(x + at, mask=live, other=0).to(wide)
-    part = tl.load(gradient + at, mask=live, other=0).to(wide) * inverse_power(scale, beta)
+    part = tl.load(gradient + at, mask=live, other=0).to(wide) * power
     tl.store(direct + at, part, mask=live)
-    tl.store(terms + at, part * value / scale, mask=live)
+    tl.store(terms + at, part * value * inverse, mask=live)
 
 
 @triton.jit

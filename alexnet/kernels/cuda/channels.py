@@ -1,0 +1,146 @@
+"""Tiles in which each thread has some neighbouring channels of a place, for the block kernels.
+
+A tile is (places, groups, n): n channels of each thread, at most 8. `split` makes n tensors of it,
+one for each of these channels, so that a thread adds up windows of channels in its registers.
+Tuples hold the tensors of successive channels.
+"""
+
+import triton
+import triton.language as tl
+
+WINDOW = 5
+"""Size of the window of channels."""
+REACH = tl.constexpr(2)
+"""Channels of the window on each side of its middle."""
+
+
+@triton.jit
+def place_and_channel(
+    channels: tl.constexpr, places: tl.constexpr, groups: tl.constexpr, group: tl.constexpr
+):
+    """Return the number of this program's tile, its places (n, 1, 1), and each thread's channel.
+
+    Channels (1, n, 1) are the first ones of the threads.
+    """
+    block: tl.constexpr = groups * group
+    blocks: tl.constexpr = (channels + block - 1) // block
+    number = tl.program_id(0) // blocks
+    channel = (tl.program_id(0) % blocks) * block + tl.arange(0, groups) * group
+    return number, (number * places + tl.arange(0, places))[:, None, None], channel[None, :, None]
+
+
+@triton.jit
+def load(pointer, channel, live, tower: tl.constexpr, group: tl.constexpr, halo: tl.constexpr):
+    """Load each thread's `group` channels, with `halo` more before and after them: three tiles.
+
+    0 where `live` is false, and past the ends of a tower. Without a halo it is one tile.
+    """
+    tiles = (tl.load(pointer + (channel + tl.arange(0, group)), mask=live, other=0),)
+    if halo > 0:
+        before = live & (channel % tower >= group)
+        after = live & (channel % tower < tower - group)
+        at = pointer + (channel + tl.arange(0, halo))
+        first = tl.load(at - halo, mask=before, other=0)
+        last = tl.load(at + group, mask=after, other=0)
+        tiles = (first, tiles[0], last)
+    return tiles
+
+
+@triton.jit
+def activated(tiles, biases, relu: tl.constexpr, wide: tl.constexpr):
+    """Convert tiles to the wide type, add the bias, round as the tiles were, and apply ReLU."""
+    results = ()
+    for i in tl.static_range(len(tiles)):
+        value = tiles[i].to(wide)
+        if biases is not None:
+            value += biases[i].to(tiles[i].dtype).to(wide)
+            value = value.to(tiles[i].dtype).to(wide)
+        if relu:
+            value = tl.maximum(value, 0, propagate_nan=tl.PropagateNan.ALL)
+        results += (value,)
+    return results
+
+
+@triton.jit
+def _even_and_odd(tile):
+    half: tl.constexpr = tile.shape[2] // 2
+    return tl.split(tl.reshape(tile, (tile.shape[0], tile.shape[1], half, 2)))
+
+
+@triton.jit
+def split(tile):
+    """Split a tile into its channels."""
+    parts = (tile,)
+    for _ in tl.static_range(3):
+        if parts[0].shape[2] > 1:
+            even, odd = (), ()
+            for i in tl.static_range(len(parts)):
+                first, second = _even_and_odd(parts[i])
+                even += (first,)
+                odd += (second,)
+            parts = even + odd
+    channels = ()
+    for i in tl.static_range(len(parts)):
+        channels += (tl.reshape(parts[i], (tile.shape[0], tile.shape[1])),)
+    return channels
+
+
+@triton.jit
+def split_all(tiles):
+    """Split all tiles, in order."""
+    channels = ()
+    for i in tl.static_range(len(tiles)):
+        channels += split(tiles[i])
+    return channels
+
+
+@triton.jit
+def join(channels):
+    """Undo `split`."""
+    parts = channels
+    for _ in tl.static_range(3):
+        if len(parts) > 1:
+            pairs = ()
+            for i in tl.static_range(len(parts) // 2):
+                pairs += (tl.join(parts[i], parts[i + len(parts) // 2]),)
+            parts = pairs
+    return tl.reshape(parts[0], (channels[0].shape[0], channels[0].shape[1], len(channels)))
+
+
+@triton.jit
+def window_sums(channels):
+    """Add up the five channels around each one but the first two and the last two.
+
+    Nothing is subtracted, so no digits cancel.
+    """
+    pairs = ()
+    for i in tl.static_range(len(channels) - 1):
+        pairs += (channels[i] + channels[i + 1],)
+    sums = ()
+    for i in tl.static_range(len(channels) - 4):
+        sums += (pairs[i] + pairs[i + 2] + channels[i + 4],)
+    return sums
+
+
+@triton.jit
+def norm_scales(values, alpha: tl.constexpr, k: tl.constexpr):
+    """Return k + alpha * (sum of the squares) for all channels but the first and last two."""
+    squares = ()
+    for i in tl.static_range(len(values)):
+        squares += (values[i] * values[i],)
+    sums = window_sums(squares)
+    scales = ()
+    for i in tl.static_range(len(sums)):
+        scales += (k + alpha * sums[i],)
+    return scales
+
+
+@triton.jit
+def inverse_powers(scale, beta: tl.constexpr):
+    """Return scale ** -beta and 1 / scale; for 0.75 two square roots suffice, which are fast."""
+    if beta == 0.75:
+        root = tl.rsqrt(scale)
+        powers = root * tl.sqrt(root), root * root
+    else:
+        powers = tl.exp2(-beta * tl.log2(scale)), 1 / scale
+    return powers
