@@ -241,6 +241,15 @@ def test_images_that_are_rearranged_already_need_one_form_of_the_convolution() -
     assert (first.weight, first.shape, first.stride) == ((8, 48, 2, 2), (48, 5, 5), 1)
 
 
+def test_weights_of_the_forward_type_are_listed_too() -> None:
+    """Answers are recorded with such weights, and images of another type."""
+    network, images = accelerated(small_network()), torch.zeros(1, 3, 17, 17, device=DEVICE)
+    found = network_checks(network, images, torch.bfloat16)
+    for layer in (network.get_submodule("conv2"), network.get_submodule("fc3")):
+        layer.to(torch.bfloat16)
+    assert network_checks(network, images, torch.bfloat16) == found
+
+
 def test_listing_the_checks_changes_nothing() -> None:
     model = small_network(norm1=nn.BatchNorm2d(8))  # whose state is updated in training
     network = accelerated(model.train())

@@ -111,12 +111,18 @@ def network_checks(network: Network, images: Tensor, dtype: torch.dtype) -> list
         choose_algorithm=recorder.convolution,
     )
     tensors = {
-        name: tensor.detach().to(META).requires_grad_(tensor.requires_grad)
+        name: _on_meta(tensor)
         for name, tensor in [*shadow.named_parameters(), *shadow.named_buffers()]
     }
     with torch.random.fork_rng(devices=[]):  # dropout may draw
-        functional_call(shadow, tensors, (images.detach().to(META, torch.float32),))
+        functional_call(shadow, tensors, (_on_meta(images),))
     return list(dict.fromkeys(recorder.checks))
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    """Return a tensor without values; all are float32, since types are mixed under autocast."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(META, dtype).requires_grad_(tensor.requires_grad)
 
 
 class Recorder:
