@@ -1,11 +1,12 @@
 """Errors on a split of a data set, from one view of each image or from ten (P 4.1)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +28,21 @@ EVALUATION_BATCH = 128
 
 Accelerate = Callable[[nn.Sequential], nn.Module]
 """Makes a faster module that computes what a network does, with the same parameters."""
+Batches = Iterable[NDArray[np.uint8]]
+"""Each (N, size, size, 3)."""
+
+
+@runtime_checkable
+class Recordable(Protocol):
+    """An accelerated network that can record how it answers a batch, and then repeat that."""
+
+    def record(
+        self, compute: Callable[..., Tensor], note: Callable[[str], None], **options: Any
+    ) -> Callable[[Batches], Iterator[Tensor]] | None:
+        """Return what yields `compute(network, pixels, **options)` of batches, on the CPU.
+
+        The weights are those of this moment. None if the network cannot record.
+        """
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,6 @@ class Evaluation:
         return {**vars(self), "subset": self.subset.as_json() if self.subset else None}
 
 
-@torch.inference_mode()
 def log_probabilities(
     model: nn.Module,
     images: NDArray[np.uint8],
@@ -66,14 +81,47 @@ def log_probabilities(
     `images` are (N, size, size, 3) uint8; `model` and `preprocessing` are on the same device.
     Probabilities are averaged, not logits (2012 code, layer.cu:1809-1822).
     """
-    device = preprocessing.mean_image.device
-    pixels = torch.from_numpy(images).to(device)
-    by_view = []
+    pixels = torch.from_numpy(images).to(preprocessing.mean_image.device)
+    return mean_over_views(view_logits(model, pixels, preprocessing, view_count, precision).cpu())
+
+
+@torch.inference_mode()
+def view_logits(
+    model: nn.Module, pixels: Tensor, preprocessing: Preprocessing, view_count: int, precision: str
+) -> Tensor:
+    """Return the logits of each view, (views, N, classes), of images that are on the device."""
+    logits = []
     for view in views(preprocessing.size, preprocessing.crop, view_count):
-        with autocast(device, precision):
-            logits = model(take_view(pixels, view, preprocessing))
-        by_view.append(F.log_softmax(logits.cpu().double(), dim=1))
-    return mean_of(by_view)
+        with autocast(pixels.device, precision):
+            logits.append(model(take_view(pixels, view, preprocessing)))
+    return torch.stack(logits)
+
+
+def mean_over_views(logits: Tensor) -> Tensor:
+    """Turn (views, N, classes) into the logarithm of mean probabilities, (N, classes) float64."""
+    return mean_of(list(logits.double().log_softmax(2)))
+
+
+def answer_batches(
+    model: nn.Module,
+    batches: Batches,
+    preprocessing: Preprocessing,
+    *,
+    view_count: int = 1,
+    precision: str = "auto",
+    note: Callable[[str], None] = SILENT.note,
+) -> Iterator[Tensor]:
+    """Yield the `log_probabilities` of each batch, in order, with `model` in evaluation mode.
+
+    A network that records its work takes some batches more than it has answered. `note` receives a
+    line if that fails.
+    """
+    options: dict[str, Any] = {"view_count": view_count, "precision": precision}
+    if isinstance(model, Recordable):
+        recorded = model.record(view_logits, note, preprocessing=preprocessing, **options)
+        if recorded:
+            return map(mean_over_views, recorded(batches))
+    return (log_probabilities(model, images, preprocessing, **options) for images in batches)
 
 
 def mean_of(each: Sequence[Tensor]) -> Tensor:
@@ -103,15 +151,18 @@ def evaluate_split(
         model.eval()
     scores = []
     batches = np.split(np.arange(len(split)), range(EVALUATION_BATCH, len(split), EVALUATION_BATCH))
+    options: dict[str, Any] = {"view_count": view_count, "precision": precision}
+    answers = [
+        answer_batches(model, images, own, **options, note=progress.note)
+        for (model, own), images in zip(
+            members, tee(read_ahead(split.read, batches), len(members)), strict=True
+        )
+    ]
     with progress.task(f"evaluate {split.split_name}", len(split), "images") as advance:
-        for images in read_ahead(split.read, batches):
-            each = [
-                log_probabilities(model, images, own, view_count=view_count, precision=precision)
-                for model, own in members
-            ]
+        for each in zip(*answers, strict=True):
             scores.append(mean_of(each))
             on_batch()
-            advance(len(images))
+            advance(len(scores[-1]))
     for (model, _), mode in zip(members, was_training, strict=True):
         model.train(mode)
     return count_errors(split, torch.cat(scores), classes, view_count, among)

@@ -34,20 +34,17 @@ class PaperSGD(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params or group["lr"] == 0:
-                continue
-            for p in params:
+            lr, decay = group["lr"], group["weight_decay"]
+            for p in group["params"]:
+                if p.grad is None or lr == 0:
+                    continue
                 if "velocity" not in self.state[p]:
                     self.state[p]["velocity"] = torch.zeros_like(p)
-            velocities = [self.state[p]["velocity"] for p in params]
-            gradients = [p.grad for p in params]
-            lr, decay = group["lr"], group["weight_decay"]
-            torch._foreach_mul_(velocities, group["momentum"])
-            if decay:
-                torch._foreach_add_(velocities, params, alpha=-decay * lr)
-            torch._foreach_add_(velocities, gradients, alpha=-lr)
-            torch._foreach_add_(params, velocities)
+                velocity = self.state[p]["velocity"].mul_(group["momentum"])
+                if decay:
+                    velocity.add_(p, alpha=-decay * lr)
+                velocity.add_(p.grad, alpha=-lr)
+                p.add_(velocity)
 
 
 def make_optimizer(model: nn.Sequential, settings: OptimizerSettings) -> Optimizer:

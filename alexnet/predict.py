@@ -3,7 +3,7 @@
 A photograph is turned as its EXIF tag says where the images of the training were.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet.device import DeviceName, pick_device
 from alexnet.errors import DataError, UsageError
-from alexnet.evaluate import Accelerate, log_probabilities
+from alexnet.evaluate import Accelerate, answer_batches
 from alexnet.images.files import find_files, load_files, raise_error, separate_errors
 from alexnet.loader import read_ahead
 from alexnet.progress import SILENT, Progress
@@ -68,24 +68,34 @@ def predict_images(  # noqa: PLR0913 - each is a decision of its own
     is_worth_it = len(files) >= WORTH_ACCELERATING
     model = accelerate(network) if accelerate and is_worth_it else network
     preprocessing = opened.preprocessing.to(target)
-    predictions: list[Prediction] = []
+    names: list[str] = []
     batches = [files[i : i + PREDICTION_BATCH] for i in range(0, len(files), PREDICTION_BATCH)]
     read = partial(load_files, preprocessing.size, preprocessing.resize, preprocessing.orientation)
     with progress.task("predict", len(files), "images") as advance:
-        for loaded in read_ahead(read, batches):
-            names, images = separate_errors(loaded, on_bad)
-            if names:
-                scores = log_probabilities(
-                    model,
-                    np.stack(images),
-                    preprocessing,
-                    view_count=views,
-                    precision=opened.settings.precision,
-                )
-                best = [best_classes(row, opened.classes, top) for row in scores.exp().numpy()]
-                predictions += map(Prediction, names, best)
-            advance(len(loaded))
-    return predictions
+
+        def readable() -> Iterator[NDArray[np.uint8]]:
+            """Yield the images of each batch that can be read, and list their names."""
+            for loaded in read_ahead(read, batches):
+                readable_names, images = separate_errors(loaded, on_bad)
+                names.extend(readable_names)
+                if images:
+                    yield np.stack(images)
+                advance(len(loaded))
+
+        answers = answer_batches(
+            model,
+            readable(),
+            preprocessing,
+            view_count=views,
+            precision=opened.settings.precision,
+            note=progress.note,
+        )
+        best = [
+            best_classes(row, opened.classes, top)
+            for scores in answers
+            for row in scores.exp().numpy()
+        ]
+    return list(map(Prediction, names, best))
 
 
 def best_classes(

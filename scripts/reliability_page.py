@@ -144,7 +144,7 @@ SHOWN_BY: dict[int, tuple[str, ...]] = {
         "tests/test_evaluate.py::test_every_image_counts_once_whatever_the_batch",
         "tests/test_parallel.py::test_every_image_counts_once",
     ),
-    35: ("tests/test_kernels_cuda.py::test_the_check_names_a_wrong_kernel",),
+    35: ("tests/test_kernels_first_use.py::test_a_wrong_kernel_is_named",),
     36: ("tests/test_train.py::test_same_seed_same_result_and_another_seed_another",),
     37: (
         f"{TRAINING}::test_a_compiled_network_is_saved_under_its_own_names",

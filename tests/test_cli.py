@@ -16,6 +16,7 @@ import pytest
 import torch
 from data_makers import Recorder
 from PIL import Image
+from torch import nn
 
 import alexnet
 from alexnet import errors, list_models, list_recipes
@@ -224,19 +225,29 @@ def test_the_settings_that_most_users_change_are_options(
     assert cli("train", tiny_data, tmp_path / "run", "--lr", "-1").code == 2
 
 
-def test_a_gpu_that_is_used_for_the_first_time_is_noted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_kernels_of_a_gpu_report_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accelerate(model: Any, *, note: Any) -> Any:
+        note("first use of this GPU")
+        return model
+
     recorder = Recorder()
     model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
-    monkeypatch.setattr("alexnet.kernels.accelerate", lambda model: model)
-    tuned = SimpleNamespace(path=tmp_path / "gpus.json")
-    monkeypatch.setattr("alexnet.kernels.cuda.autotune.gpu_cache", lambda: tuned)
-    for _ in range(2):
-        accelerate: Any = accelerator(plain=False, progress=recorder)
-        assert accelerate(model) is model
-        tuned.path.touch()
-    assert recorder.notes == ["compiling and timing kernels for this GPU, once: about a minute"]
+    monkeypatch.setattr("alexnet.kernels.accelerate", accelerate)
+    accelerate_and_note: Any = accelerator(plain=False, progress=recorder)
+    assert accelerate_and_note(model) is model
+    assert recorder.notes == ["first use of this GPU"]
+
+
+def test_a_numba_that_does_not_tell_when_it_compiles_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model: Any = nn.Sequential(nn.Linear(2, 2))
+    monkeypatch.delitem(sys.modules, "alexnet.cli.compiling", raising=False)
+    monkeypatch.setitem(sys.modules, "numba.core.event", None)
+    monkeypatch.delattr("numba.core.event", raising=False)
+    monkeypatch.setattr("alexnet.kernels.accelerate", lambda model, *, note: model)
+    accelerate: Any = accelerator(plain=False, progress=Recorder())
+    assert accelerate(model) is model
 
 
 # Errors: any error of a stage is one line and an exit code.

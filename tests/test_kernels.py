@@ -3,6 +3,7 @@
 import importlib
 import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import alexnet.kernels.cpu
 from alexnet.errors import UsageError
 from alexnet.kernels import accelerate
 from alexnet.kernels.accelerated import AcceleratedNetwork
+from alexnet.kernels.cpu import onednn
 from alexnet.networks.layers import Input
 from alexnet.networks.registry import create_model, list_models, set_dropout
 
@@ -191,6 +193,25 @@ def test_without_numba_the_network_itself_is_returned(
     assert "numba" in caplog.messages[0]
     monkeypatch.undo()
     assert importlib.import_module("alexnet.kernels.cpu.blocks").supports
+
+
+@pytest.mark.parametrize("missing", onednn.OPERATIONS)
+def test_without_an_operation_of_onednn_pytorchs_layers_run(
+    small: nn.Sequential, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have private names, which another PyTorch may not have."""
+    others = [name for name in onednn.OPERATIONS if name != missing]
+    left = {name: getattr(torch.ops.mkldnn, name) for name in others}
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**left))
+    assert not onednn.is_available()
+    images = images_for(small, 3)
+    ours, theirs = gradients(accelerate(small.eval()), images), gradients(small, images)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        network = accelerate(small)
+        for _ in range(2):  # weights are rearranged at the second call
+            torch.testing.assert_close(network(images), small(images), rtol=1e-4, atol=1e-4)
 
 
 def test_a_device_without_kernels_gets_the_network_itself() -> None:

@@ -26,7 +26,6 @@ if not ON_GPU:
 pytest.importorskip("triton")
 
 from alexnet.config import Settings  # noqa: E402
-from alexnet.errors import WorkerError  # noqa: E402
 from alexnet.images.yuv420 import from_yuv420, to_yuv420  # noqa: E402
 from alexnet.kernels.accelerated import (  # noqa: E402
     AcceleratedNetwork,
@@ -43,12 +42,11 @@ from alexnet.kernels.blocks import (  # noqa: E402
     reference_block,
 )
 from alexnet.kernels.conv_forms import ConvAlgorithm  # noqa: E402
-from alexnet.kernels.cuda import autotune, fused, self_check  # noqa: E402
+from alexnet.kernels.cuda import autotune, fused  # noqa: E402
 from alexnet.kernels.cuda import blocks as cuda_blocks  # noqa: E402
 from alexnet.kernels.cuda.batch import crop_table, prepare_batch  # noqa: E402
 from alexnet.kernels.cuda.blocks import fuse, run_block, supports  # noqa: E402
 from alexnet.kernels.cuda.fused import Fused  # noqa: E402
-from alexnet.kernels.cuda.update import FusedUpdate  # noqa: E402
 from alexnet.networks.layers import LocalResponseNorm  # noqa: E402
 from alexnet.networks.registry import create_model, list_models  # noqa: E402
 from alexnet.train.state import PixelFormat  # noqa: E402
@@ -410,78 +408,6 @@ def test_halved_colour_of_any_bytes_is_that_of_the_cache() -> None:
     assert torch.equal(out.cpu(), pixels.permute(0, 3, 1, 2).float())
     assert pixels.min() == 0
     assert pixels.max() == 255
-
-
-# The check of a device.
-
-SMALL = (1, 8, 7, 7)
-
-
-def test_the_check_accepts_these_kernels() -> None:
-    self_check.check_blocks(DEVICE, shape=SMALL)
-    for compare in (self_check._update, self_check._batch):
-        self_check._raise_if_wrong(DEVICE, compare(DEVICE))
-
-
-def test_the_check_names_a_wrong_update_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FusedUpdate, "update", lambda self, gradients: None)
-    with pytest.raises(WorkerError, match="computes the update rule wrongly"):
-        self_check._raise_if_wrong(DEVICE, self_check._update(DEVICE))
-
-
-def test_the_check_accepts_pytorchs_convolutions() -> None:
-    self_check.check_convolutions(DEVICE)
-
-
-def slightly_wrong(x: Tensor, block: Block) -> Tensor:
-    return reference_block(x, block) * 1.001
-
-
-def wrong_backwards(x: Tensor, block: Block) -> Tensor:
-    return reference_block(x, block).detach() + 0 * x.mean()
-
-
-def does_not_compile(x: Tensor, block: Block) -> Tensor:
-    raise RuntimeError("ptxas failed\nwith many lines")
-
-
-@pytest.mark.fault(35)
-@pytest.mark.parametrize(
-    ("run", "message"),
-    [
-        (slightly_wrong, "computes relu, norm, pool wrongly .error 1.0e-03, at most 1e-04.; use"),
-        (wrong_backwards, "computes the gradient of relu, norm, pool wrongly .* --plain"),
-        (does_not_compile, r"cannot run the kernel of relu, norm, pool \(ptxas failed\).*--plain"),
-    ],
-)
-def test_the_check_names_a_wrong_kernel(
-    run: Callable[[Tensor, Block], Tensor], message: str
-) -> None:
-    with pytest.raises(WorkerError, match=message):
-        self_check.check_blocks(DEVICE, shape=SMALL, run=run)
-
-
-def test_the_check_names_a_wrong_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = self_check._convolved
-
-    def wrong(x: Tensor, weight: Tensor, conv: self_check.Convolution) -> tuple[Tensor, ...]:
-        y, to_input, to_weight = right(x, weight, conv)
-        return y, to_input, to_weight if x.dtype == torch.float64 else to_weight.roll(1)
-
-    monkeypatch.setattr(self_check, "_convolved", wrong)
-    with pytest.raises(WorkerError, match="computes the weights' of conv1 in float32 wrongly"):
-        self_check.check_convolutions(DEVICE)
-
-
-def test_a_check_on_nothing_would_fail() -> None:
-    """The error of a kernel that returns NaN or zeros exceeds every limit."""
-    for wrong in (torch.nan, 0.0):
-
-        def run(x: Tensor, block: Block, factor: float = wrong) -> Tensor:
-            return reference_block(x, block) * factor
-
-        with pytest.raises(WorkerError):
-            self_check.check_blocks(DEVICE, shape=SMALL, run=run)
 
 
 # Compilation, which needs no GPU.

@@ -4,7 +4,10 @@ The checks are in `code_checks.py`; the last test shows each of them something t
 """
 
 import importlib.metadata
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from itertools import groupby
 from pathlib import Path
@@ -98,6 +101,43 @@ def test_versions_agree() -> None:
     cited = re.findall(r"(?m)^version: (.+)$", read("CITATION.cff"))
     versions = {released[0], cited[0], importlib.metadata.version("alexnet"), alexnet.__version__}
     assert versions == {tomllib.loads(read("pyproject.toml"))["project"]["version"]}
+
+
+def test_tests_run_where_pytest_benchmark_is_installed(tmp_path: Path) -> None:
+    """It is no part of the project, but warns while pytest starts; a stand-in does so as well."""
+    (tmp_path / "warns.py").write_text(
+        "import warnings\ndef pytest_configure(config): warnings.warn('disabled beside xdist')\n"
+    )
+    installed = tmp_path / "pytest_benchmark-5.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: pytest-benchmark\nVersion: 5\n"
+    )
+    (installed / "entry_points.txt").write_text("[pytest11]\nbenchmark = warns\n")
+    (tmp_path / "test_one.py").write_text("def test_one(): pass\n")
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    command += [f"--rootdir={tmp_path}", "-p", "no:cacheprovider", str(tmp_path / "test_one.py")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+# Names of PyTorch and Triton that begin with _, and what happens where one is missing.
+PRIVATE = r"\b(?:torch|triton|tl)(?:\.\w+)*\._(?!_)\w+|from (?:torch|triton)[\w.]* import _\w+"
+GUARDED = {
+    "torch.ops.mkldnn._linear_pointwise": "onednn.is_available: PyTorch's own layers run",
+    "torch.ops.mkldnn._convolution_pointwise": "the same",
+    "torch.ops.mkldnn._reorder_convolution_weight": "the same",
+    "torch.ops.mkldnn._reorder_linear_weight": "the same",
+    "torch.ops.mkl._mkl_linear": "onednn.has_packed_mkl: one form less to choose from",
+    "torch.ops.mkl._mkl_reorder_linear_weight": "the same",
+    "torch._dynamo": "loaded early by forkserver, which passes over a module that is missing",
+}
+
+
+def test_private_names_are_those_whose_absence_stops_nothing() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in MODULES.values()]
+    assert {name for text in texts for name in re.findall(PRIVATE, text)} == set(GUARDED)
 
 
 # Ruff refuses pickle.load and pickle.Unpickler (S301).

@@ -1,5 +1,6 @@
 """The options that several commands share: same name, same meaning, same help text."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -117,16 +118,11 @@ def accelerator(plain: bool, progress: Progress = SILENT) -> "Accelerate | None"
         return accelerate
 
     def accelerate_and_note(model: "nn.Sequential") -> "nn.Module":
-        device = next(model.parameters()).device.type
-        if device == "cpu":
-            from alexnet.cli.compiling import note_compilation
+        if next(model.parameters()).device.type == "cpu":
+            with suppress(ImportError):  # another numba may not tell when it compiles
+                from alexnet.cli.compiling import note_compilation
 
-            note_compilation(progress)
-        elif device == "cuda":
-            from alexnet.kernels.cuda.autotune import gpu_cache
-
-            if not gpu_cache().path.exists():
-                progress.note("compiling and timing kernels for this GPU, once: about a minute")
-        return accelerate(model)
+                note_compilation(progress)
+        return accelerate(model, note=progress.note)
 
     return accelerate_and_note

@@ -3,6 +3,7 @@
 import importlib
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -17,10 +18,13 @@ from alexnet.kernels.cpu.tuning import conv_algorithm
 __all__ = ["accelerate"]
 
 ENGINES = {"cpu": "alexnet.kernels.cpu.blocks", "cuda": "alexnet.kernels.cuda.blocks"}
+LOG = logging.getLogger(__name__)
 WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def accelerate(model: nn.Sequential, *, weights: str = "float32") -> nn.Module:
+def accelerate(
+    model: nn.Sequential, *, weights: str = "float32", note: Callable[[str], None] = LOG.warning
+) -> nn.Module:
     """Return an accelerated network with the parameters of `model`, for the device they are on.
 
     Results and gradients differ by rounding only. The two share weights, training or evaluation
@@ -29,8 +33,12 @@ def accelerate(model: nn.Sequential, *, weights: str = "float32") -> nn.Module:
     says why, once.
 
     `weights` "bfloat16" rounds the weights of linear layers to three digits on a CPU where no
-    gradient is computed. This is faster for single images; docs/speed.md gives the error. Raises
-    `UsageError` for another value, and `WorkerError` for a CUDA device that computes wrong results.
+    gradient is computed. This is faster for single images; docs/speed.md gives the error.
+
+    On a CUDA device the network's first pass compiles kernels and compares them with the reference
+    layers, which is kept for later processes; `note` receives a line before. Raises `UsageError`
+    for another value of `weights`; that first pass raises `WorkerError` for a device that computes
+    wrong results.
     """
     if weights not in WEIGHTS:
         raise UsageError(f"weights are {' or '.join(WEIGHTS)}, not {weights!r}")
@@ -42,12 +50,13 @@ def accelerate(model: nn.Sequential, *, weights: str = "float32") -> nn.Module:
     if device.type == "cpu":
         keep_memory()
     if device.type == "cuda":
-        from alexnet.kernels.cuda import autotune, self_check  # needs Triton
+        from alexnet.kernels.cuda import autotune, first_use  # needs Triton
 
-        self_check.check_once(device)
         choose_algorithm = autotune.autotuner(device)
     rows = OrderedDict(model.named_children())
     network = AcceleratedNetwork(rows, engine, device.type, choose_algorithm, WEIGHTS[weights])
+    if device.type == "cuda":
+        network.register_forward_pre_hook(first_use.FirstUse(device, note))
     return network.train(model.training)
 
 
@@ -59,8 +68,6 @@ def find_engine(device_type: str) -> Engine | None:
     try:
         engine: Engine = importlib.import_module(ENGINES[device_type])
     except ImportError as error:
-        logging.getLogger(__name__).warning(
-            "networks on %s run without accelerated kernels: %s", device_type, error
-        )
+        LOG.warning("networks on %s run without accelerated kernels: %s", device_type, error)
         return None
     return engine

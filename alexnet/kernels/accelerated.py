@@ -5,16 +5,17 @@ layers use the algorithm that is fastest on the device. All other rows are uncha
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import dropwhile
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.evaluate import Batches
 from alexnet.kernels.blocks import Block, Relu, operation_of
 from alexnet.kernels.convolutions import ChooseAlgorithm, convolve, input_layout, is_supported
 from alexnet.kernels.cpu import onednn
@@ -22,6 +23,9 @@ from alexnet.kernels.cpu.inference import Inference
 from alexnet.kernels.cpu.precision import fastest_precision
 from alexnet.networks.layers import Input
 from alexnet.train.state import Step, TrainState
+
+if TYPE_CHECKING:
+    from alexnet.kernels.cuda.recorded import RecordedAnswers
 
 Stage = Callable[[Tensor], Tensor]
 """One or several rows that run as one."""
@@ -71,6 +75,8 @@ class AcceleratedNetwork(nn.Sequential):
             (row.shape for row in rows.values() if isinstance(row, Input)), None
         )
         """Channels, rows and columns of an image, where the rows say so."""
+        self.recorded: RecordedAnswers | None = None
+        """What `record` returned last."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W), or images in `input_layout`, to logits (N, classes)."""
@@ -96,8 +102,23 @@ class AcceleratedNetwork(nn.Sequential):
         if state.device.type != "cuda":
             return None
         from alexnet.kernels.cuda.capture import capture  # needs Triton
+        from alexnet.kernels.cuda.first_use import check_training
 
+        check_training(self, state)
         return capture(state, lambda copy: self.same_kind(OrderedDict(copy.named_children())))
+
+    def record(
+        self, compute: Callable[..., Tensor], note: Callable[[str], None], **options: Any
+    ) -> Callable[[Batches], Iterator[Tensor]] | None:
+        """Return answers that are recorded as CUDA graphs; None on other devices."""
+        if next(self.parameters()).device.type != "cuda":
+            return None
+        from alexnet.kernels.cuda.recorded import RecordedAnswers
+
+        if self.recorded is None or not self.recorded.is_of(compute, options):
+            self.recorded = RecordedAnswers(self, compute, options, note)
+        self.recorded.copy_weights()
+        return self.recorded
 
 
 @dataclass

@@ -218,7 +218,8 @@ class DistributedProcesses(Processes):
         """Return the norm of the whole network's gradient, after the backward pass."""
         self.stats.end_step()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        squares = torch.stack(torch._foreach_norm(list(gradients.values()))).square()
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients.values()]
+        squares = torch.stack(norms).square()
         return self.sum_squares(squares, list(gradients)).sum().sqrt()
 
     def evaluate(

@@ -82,7 +82,7 @@ def train_network(training: Training) -> Figures:
             device=training.device,
             resume=True,
             accelerate=fast,
-            measure=measure_epoch if training.training_error else lambda _: {},
+            measure=measure_epoch if training.training_error else None,
         )
     except DivergedError as error:
         return diverged(str(error))

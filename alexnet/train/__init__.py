@@ -23,7 +23,7 @@ from alexnet.storage.run import Run
 from alexnet.train.determinism import deterministic
 from alexnet.train.hints import result_warning
 from alexnet.train.image_cache import Cache
-from alexnet.train.loop import WAITING_IS_LONG, Measure, no_more, train, train_step
+from alexnet.train.loop import WAITING_IS_LONG, train, train_step
 from alexnet.train.opening import open_run, open_state
 from alexnet.train.processes import Processes
 from alexnet.train.signals import recorded_signals
@@ -93,7 +93,7 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
     accelerate: Accelerate | None = None,
     processes: Processes | None = None,
     cache: Cache = "auto",
-    measure: Measure = no_more,
+    measure: Callable[[TrainState], Row] | None = None,
 ) -> TrainReport:
     """Train a network on the packed data set `data`; write everything to the directory `run`.
 
@@ -143,8 +143,9 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
             accelerate=accelerate,
             cache=cache,
         )
+        state.measure = measure or state.measure
         check_in = stack.enter_context(_watched(state, opened.path, processes, signals))
-        row = train(state, make_step(state, processes), check_in, measure)
+        row = train(state, make_step(state, processes), check_in)
         processes.broadcast(log.flush)
     hardware = describe_device(target)
     if row is None:  # nothing was left to do here

@@ -69,7 +69,7 @@ class LARS(Optimizer):
         if not scaled:
             return {}
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in scaled]
-        norms = [torch._foreach_norm(list(scaled)), torch._foreach_norm(gradients)]
+        norms = [[torch.linalg.vector_norm(t) for t in each] for each in (scaled, gradients)]
         squares = torch.stack([torch.stack(each) for each in norms], dim=1).square()
         weight_norms, gradient_norms = (
             (self.sum_squares(squares) if self.sum_squares else squares).sqrt().unbind(1)

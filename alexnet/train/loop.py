@@ -28,15 +28,6 @@ WAITING_IS_LONG = 0.1
 """Share of its time from which a training that waits for images is limited by reading them."""
 
 
-Measure = Callable[[TrainState], Row]
-"""Measures what an epoch's line of metrics.jsonl is to have besides."""
-
-
-def no_more(_state: TrainState) -> Row:
-    """Measure nothing besides."""
-    return {}
-
-
 def train_step(state: TrainState, indices: Indices, images: DeviceBatch) -> tuple[Tensor, Tensor]:
     """Update the weights by one batch: augment, forward, loss, backward, clip, update.
 
@@ -61,12 +52,7 @@ def train_step(state: TrainState, indices: Indices, images: DeviceBatch) -> tupl
     return loss.detach(), norm
 
 
-def train(
-    state: TrainState,
-    step: Step,
-    check_in: Callable[[], None],
-    measure: Measure = no_more,
-) -> Row | None:
+def train(state: TrainState, step: Step, check_in: Callable[[], None]) -> Row | None:
     """Train until the last epoch is done and saved; return its line of metrics.jsonl.
 
     `check_in` is called after each step and each batch of an evaluation; it may end the training by
@@ -75,7 +61,7 @@ def train(
     row = None
     while state.position.epoch <= state.settings.epochs:
         train_epoch(state, step, check_in)
-        row = end_epoch(state, check_in, measure)
+        row = end_epoch(state, check_in)
     return row
 
 
@@ -162,7 +148,7 @@ def _row(state: TrainState) -> Row:
     }
 
 
-def end_epoch(state: TrainState, check_in: Callable[[], None], measure: Measure = no_more) -> Row:
+def end_epoch(state: TrainState, check_in: Callable[[], None]) -> Row:
     """Evaluate, log, save, and move the position to the next epoch; return the logged line."""
     position = state.position
     row = _row(state) | {"kind": "epoch"}
@@ -177,7 +163,7 @@ def end_epoch(state: TrainState, check_in: Callable[[], None], measure: Measure 
             "top5_error": found.top5_error,
         }
     position.seconds += position.epoch_seconds
-    row |= {"seconds": position.seconds, **measure(state)}
+    row |= {"seconds": position.seconds, **state.measure(state)}
     state.log(row)
     state.progress.note(_epoch_line(row, state.settings.epochs))
     position.epoch += 1

@@ -85,6 +85,8 @@ class TrainState:
     """In which a step computes: that of the settings, or what was measured to be faster."""
     epoch_batches: Sequence[Indices] = ()
     """The images of each batch of the current epoch, from where this process began with it."""
+    measure: Callable[["TrainState"], Row] = lambda _: {}
+    """Returns what an epoch's line of metrics.jsonl is to have besides."""
     failed_saves: int = 0
     """In a row."""
 

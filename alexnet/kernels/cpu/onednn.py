@@ -16,6 +16,13 @@ from torch.nn import functional as F
 from alexnet.kernels.cpu.tuning import fastest, rounded
 
 WeightedLayer = nn.Conv2d | nn.Linear
+OPERATIONS = (
+    "_linear_pointwise",
+    "_convolution_pointwise",
+    "_reorder_linear_weight",
+    "_reorder_convolution_weight",
+)
+"""PyTorch has no public names for them; where one is missing its own layers run."""
 
 
 def is_available() -> bool:
@@ -23,8 +30,7 @@ def is_available() -> bool:
     return (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and platform.machine().lower() in ("x86_64", "amd64")
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and all(hasattr(torch.ops.mkldnn, name) for name in OPERATIONS)
     )
 
 
@@ -130,7 +136,8 @@ def pack(layer: WeightedLayer, x: Tensor) -> Tensor:
 def has_packed_mkl() -> bool:
     """Tell whether this PyTorch has MKL's product with a rearranged weight."""
     has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return has_mkl and hasattr(torch.ops.mkl, "_mkl_linear")
+    names = ("_mkl_linear", "_mkl_reorder_linear_weight")
+    return has_mkl and all(hasattr(torch.ops.mkl, name) for name in names)
 
 
 def pack_mkl(weight: Tensor, batch: int) -> Tensor:
