@@ -326,6 +326,36 @@ def test_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, versi
     assert (report.model, report.preprocessing, report.resize) == (name, "caffe", "warp")
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_caffes_cifar10_takes_rgb(tmp_path: Path, version: int) -> None:
+    """Its images come from CIFAR-10's file, red first, not from OpenCV, which has blue first."""
+    theirs = lively("cifar10_18")
+    content = caffemodel(theirs, version=version, bgr=False)
+    (tmp_path / "net.caffemodel").write_bytes(content)
+    mean = np.random.default_rng(0).uniform(90, 130, (32, 32, 3)).astype(np.float32)
+    np.save(tmp_path / "mean.npy", mean)
+    report = import_weights(
+        tmp_path / "net.caffemodel", tmp_path / "run", mean=tmp_path / "mean.npy"
+    )
+    images = pixels(3, 32)
+    inputs = images.transpose(0, 3, 1, 2) - mean.transpose(2, 0, 1)
+    expected = log_softmax(theirs(torch.from_numpy(inputs)))
+    assert relative_error(answers(tmp_path / "run", images), expected) < TOLERANCE
+    assert (report.model, report.preprocessing, report.size) == ("cifar10_18", "alexnet", 32)
+
+
+def test_pools_and_norms_of_another_kind_are_another_network(tmp_path: Path) -> None:
+    theirs = lively("cifar10_18")
+    theirs.set_submodule("pool3", nn.MaxPool2d(3, 2, ceil_mode=True))
+    (tmp_path / "net.caffemodel").write_bytes(caffemodel(theirs))
+    with pytest.raises(UsageError, match="does not say to which network it belongs"):
+        import_weights(tmp_path / "net.caffemodel", tmp_path / "run", mean="1,2,3", size=32)
+    with pytest.raises(CheckpointError, match=r"avgpool snorm conv relu pool fc, cifar10_18 has"):
+        import_weights(
+            tmp_path / "net.caffemodel", tmp_path / "run", model="cifar10_18", mean="1,2,3", size=32
+        )
+
+
 def test_a_mean_image_of_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_small(monkeypatch, "caffenet")
     theirs = lively("caffenet")
