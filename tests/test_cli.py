@@ -33,6 +33,7 @@ COMMANDS = [
     "features",
     "import",
     "export",
+    "convert",
     "plan",
     "doctor",
     "bench",
