@@ -2,6 +2,7 @@
 
 from alexnet.convert.exporting import ExportReport, export_run
 from alexnet.convert.importing import ImportReport, import_weights
+from alexnet.convert.published import imagenet_convolutions
 from alexnet.convert.towers import ConvertReport, convert_run
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "ImportReport",
     "convert_run",
     "export_run",
+    "imagenet_convolutions",
     "import_weights",
 ]

@@ -36,7 +36,7 @@ from alexnet.storage.folders import refuse_address
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
-ENDINGS = (".caffemodel", ".onnx", ".pt", ".pt2", ".pth", ".safetensors")
+ENDINGS = (".caffemodel", ".npz", ".onnx", ".pt", ".pt2", ".pth", ".safetensors")
 """Of files with weights; their content says what they are."""
 
 
