@@ -167,7 +167,7 @@ def test_a_layer_that_learns_later_is_not_frozen() -> None:
     )
     notes: list[str] = []
     freeze(model, settings, notes.append)
-    assert notes == ["frozen, without gradients: one"]
+    assert notes == ["frozen, without gradients: one", "at rest until epoch 3: two"]
     assert [each.requires_grad for each in model.parameters()] == [False, False, *[True] * 4]
 
 

@@ -959,7 +959,7 @@ BAD_FILES: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
     "compressed": (compressed, "is a compressed archive"),
     "lying": (lying, "claims to hold more than its own size"),
     "script": (partial(zipped, names=["a/data.pkl", "a/constants.pkl"]), "of TorchScript: save"),
-    "npz": (partial(zipped, names=["a.npy", "b.npy"]), r"NumPy's arrays \(\.npz\)"),
+    "npz": (partial(zipped, names=["a.npy", "b.npy"]), "cannot be read: not a .npy file"),
     "list": (lambda path: torch.save([1, 2], path), "holds a list, not weights by name"),
     "number": (lambda path: torch.save(3.0, path), "holds a float, not weights by name"),
     "repeated": (lambda path: torch.save({"fc8.weight": repeated()}, path), "claims more numbers"),

@@ -35,4 +35,4 @@ def _read_array(data: bytes, name: str) -> Tensor:
         raise ValueError(f"{name}: {len(data) - header.offset:,} bytes for shape {header.shape}")
     values = np.frombuffer(data, header.dtype, offset=header.offset)
     array = values.reshape(header.shape, order="F" if header.is_fortran else "C")
-    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+    return torch.from_numpy(np.array(array, header.dtype.newbyteorder("="), order="C"))
