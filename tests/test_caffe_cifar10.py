@@ -4,6 +4,7 @@ lrn_layer.cpp and pooling_layer.cpp of BVLC/caffe; the prototxt is examples/cifa
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from alexnet.kernels import accelerate
+from alexnet.kernels.accelerated import AcceleratedNetwork
+from alexnet.kernels.convolutions import cpu_algorithm
 from alexnet.networks.initialization import weight_layers
 from alexnet.networks.registry import create_model
 
@@ -90,3 +93,27 @@ def test_the_accelerated_network_computes_it_too(model: nn.Sequential, learns: b
     accelerated = accelerate(model)
     with torch.set_grad_enabled(learns):
         torch.testing.assert_close(accelerated(images), model(images), rtol=1e-8, atol=1e-10)
+
+
+def test_the_kernels_for_gpus_compute_it_too(
+    model: nn.Sequential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU in Triton's interpreter; average pools stay PyTorch's layers."""
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when triton is first imported
+    pytest.importorskip("triton")
+    from alexnet.kernels.cuda import blocks
+
+    device = torch.device("cuda" if on_gpu else "cpu")
+    model, rows = model.to(device), OrderedDict(model.named_children())
+    network = AcceleratedNetwork(rows, blocks, device.type, cpu_algorithm)
+    assert rows["pool2"] in network.stages
+    assert rows["snorm1"] not in network.stages
+    images = torch.randn(1, 3, 32, 32, dtype=torch.float64, device=device) * 60
+    found = []
+    for each in (network, model):
+        model.zero_grad()
+        each(images).square().sum().backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-8)

@@ -1048,8 +1048,10 @@ def whole_files(folder: Path) -> dict[str, bytes]:
     torch.save(model.state_dict(), folder / "zip")
     torch.save(model.state_dict(), folder / "old", _use_new_zipfile_serialization=False)
     save_file(model.state_dict(), folder / "safetensors")
+    arrays: dict[str, Any] = {name: x.numpy() for name, x in model.state_dict().items()}
+    np.savez(folder / "npz.npz", **arrays)
     return {
-        **{name: (folder / name).read_bytes() for name in ("zip", "old", "safetensors")},
+        **{name: (folder / name).read_bytes() for name in ("zip", "old", "safetensors", "npz.npz")},
         "caffe": caffemodel(model),
         "caffe 1": caffemodel(model, version=1),
         "onnx": bytes(zoo_onnx(model, transposed=True, packed=False).SerializeToString()),
