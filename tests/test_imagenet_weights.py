@@ -188,6 +188,18 @@ def test_other_files_are_refused(npz: Path, tmp_path: Path, case: str) -> None:
         imagenet_convolutions(tmp_path / "none.npz")
 
 
+def test_two_processes_may_fetch_them_at_once(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_while_another_writes(path: Path) -> Any:
+        monkeypatch.setattr(published, "read_weights", read_weights)
+        assert imagenet_convolutions(path).is_dir()
+        return read_weights(path)
+
+    monkeypatch.setattr(published, "read_weights", read_while_another_writes)
+    run = imagenet_convolutions(npz)
+    assert set(held(run)) == {f"{n}.{part}" for n in CONVOLUTIONS for part in ("weight", "bias")}
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
 def test_arrays_of_any_order_and_precision_are_read(tmp_path: Path) -> None:
     array = np.random.default_rng(0).normal(size=(4, 3))
     kinds = {"f": np.asfortranarray(array), "d": array, "b": array.astype(">f4")}

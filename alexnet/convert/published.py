@@ -8,6 +8,7 @@ a file is downloaded once.
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from alexnet.compiled import cache_folder
 from alexnet.config import Settings
@@ -16,7 +17,7 @@ from alexnet.convert.download import PUBLISHED, download
 from alexnet.convert.origins import ORIGINS, convert_first_layer, make_preprocessing
 from alexnet.convert.read import read_weights
 from alexnet.convert.state_dict import TORCHVISION_NAMES
-from alexnet.errors import CheckpointError
+from alexnet.errors import CheckpointError, StorageError
 from alexnet.networks.registry import create_model, input_shape
 from alexnet.progress import SILENT, Progress
 from alexnet.storage import checkpoint_store
@@ -71,10 +72,30 @@ def _digest(path: Path) -> str:
 
 def _write(path: Path, run: Path) -> None:
     """Write the convolutions of a file, converted to this package's preprocessing, as a run."""
+    origin, first = ORIGINS["torchvision"], f"{MODEL}conv1.weight"
+    tensors = _read(path)
+    tensors[first] = convert_first_layer(tensors[first], origin)
+    preprocessing = make_preprocessing(origin, input_shape(NETWORK)[1], None, None)
+    note = {
+        "data": {"path": f"imported from {path.name}", "fingerprint": ""},
+        "layers": list(CONVOLUTIONS.values()),
+    }
+    names, titles = likely_classes(CLASSES)
+    try:
+        with atomic_write(run) as temporary:
+            Run.write(temporary, Settings(model=NETWORK), names, titles, preprocessing, note)
+            checkpoint_store.write(temporary, tensors, Position())
+    except StorageError:
+        if not Run.exists(run):  # else another process was faster, such as a rank of torchrun
+            raise
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read the convolutions of a file, by their names in a checkpoint."""
     weights = read_weights(path).weights
     with torch.device("meta"):
         shapes = create_model(NETWORK).state_dict()
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for theirs, ours in CONVOLUTIONS.items():
         for part in ("weight", "bias"):
             tensor, shape = weights.get(f"{theirs}.{part}"), shapes[f"{ours}.{part}"].shape
@@ -84,14 +105,4 @@ def _write(path: Path, run: Path) -> None:
                     f"{path} {found} {theirs}.{part}: it is not torchvision's AlexNet"
                 )
             tensors[f"{MODEL}{ours}.{part}"] = tensor.float().contiguous()
-    origin, first = ORIGINS["torchvision"], f"{MODEL}conv1.weight"
-    tensors[first] = convert_first_layer(tensors[first], origin)
-    preprocessing = make_preprocessing(origin, input_shape(NETWORK)[1], None, None)
-    note = {
-        "data": {"path": f"imported from {path.name}", "fingerprint": ""},
-        "layers": list(CONVOLUTIONS.values()),
-    }
-    names, titles = likely_classes(CLASSES)
-    with atomic_write(run) as temporary:
-        Run.write(temporary, Settings(model=NETWORK), names, titles, preprocessing, note)
-        checkpoint_store.write(temporary, tensors, Position())
+    return tensors
