@@ -14,6 +14,7 @@ from alexnet.convert.towers import convert_run, convert_weights, join_groups, se
 from alexnet.doctor import diagnose
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.networks.layers_2012 import GroupedLinear
+from alexnet.networks.registry import MODELS
 from alexnet.storage.run import Run
 
 BOTH = ("alexnet", "alexnet_one_tower")
@@ -112,6 +113,29 @@ def test_other_networks_are_refused(tmp_path: Path, tiny_run: Path, case: str) -
     to, says = REFUSED[case]
     with pytest.raises(UsageError, match=says):
         convert_run(tiny_run, tmp_path / "out", to)
+
+
+def small_one_tower(classes: int) -> nn.Sequential:
+    """Build `alexnet_small` without groups."""
+    model = MODELS["alexnet_small"](classes)
+    for name, maps in (("conv2", 48), ("conv4", 192), ("conv5", 192)):
+        outputs = len(model.get_submodule(name).get_parameter("bias"))
+        kernel, padding = (5, 2) if name == "conv2" else (3, 1)
+        model.set_submodule(name, nn.Conv2d(maps, outputs, kernel, padding=padding))
+    return model
+
+
+def test_changes_of_the_run_stay_unless_others_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(MODELS, "alexnet_one_tower", small_one_tower)
+    changes, name = {"activation": "tanh"}, "alexnet_small"
+    run = write_run(tmp_path / "run", lively(name, ablate=changes), name, changes)
+    convert_run(run.path, tmp_path / "one", "alexnet_one_tower")
+    assert Run.open(tmp_path / "one").settings.ablate == changes
+    words = ["convert", str(run.path), str(tmp_path / "out"), "--to", "alexnet_one_tower"]
+    assert main([*words, "--ablate", "activation=relu"]) == UsageError.exit_code
+    assert "which differs in tanh1 (type)" in capsys.readouterr().err
 
 
 def test_an_existing_folder_is_left_alone(tmp_path: Path, tiny_run: Path) -> None:

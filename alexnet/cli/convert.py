@@ -20,9 +20,23 @@ To = Annotated[
     str,
     option("--to NAME", "Network that differs in its groups alone: alexnet, alexnet_one_tower."),
 ]
+Ablate = Annotated[
+    list[str] | None,
+    option(
+        "--ablate PART=KIND", "Change of that network. Can be repeated. Default: those of the run."
+    ),
+]
 
 
-def convert(run: Run, out: Out, *, to: To, weights: Weights = "best", json: Json = False) -> None:
+def convert(
+    run: Run,
+    out: Out,
+    *,
+    to: To,
+    ablate: Ablate = None,
+    weights: Weights = "best",
+    json: Json = False,
+) -> None:
     """Join a network's two towers, or separate them again.
 
     OUT answers exactly as RUN. Joined, the weights between the towers are 0;
@@ -37,7 +51,8 @@ def convert(run: Run, out: Out, *, to: To, weights: Weights = "best", json: Json
     check_model(to)
     from alexnet.convert import convert_run
 
-    report = convert_run(run, out, to, checkpoint=weights)
+    changes = dict(text.partition("=")[::2] for text in ablate) if ablate else None
+    report = convert_run(run, out, to, ablate=changes, checkpoint=weights)
     if json:
         print_json(report.as_json())
     else:

@@ -4,6 +4,7 @@ A layer with groups is one without whose weights between the groups are 0. So a 
 towers has an exact one-tower form; the way back is open as long as these weights are 0.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,16 @@ class ConvertReport:
 
 
 def convert_run(
-    run: str | Path, out: str | Path, to: str, *, checkpoint: CheckpointName = "best"
+    run: str | Path,
+    out: str | Path,
+    to: str,
+    *,
+    ablate: Mapping[str, str] | None = None,
+    checkpoint: CheckpointName = "best",
 ) -> ConvertReport:
     """Make the run directory `out` with the weights of a run in the network `to`, exactly.
 
+    `ablate` are the changes to that network (`alexnet.networks.ablation`); None: those of the run.
     The two networks may differ in the groups of their layers alone, as "alexnet" and
     "alexnet_one_tower" do. Raises `UsageError` for another pair and for an `out` that exists, and
     `CheckpointError` for weights between groups that are not 0.
@@ -59,7 +66,8 @@ def convert_run(
     if out.exists():
         raise UsageError(f"{out} exists already: name another directory")
     opened = Run.open(run)
-    settings = replace(opened.settings, model=to)
+    changes = opened.settings.ablate if ablate is None else dict(ablate)
+    settings = replace(opened.settings, model=to, ablate=changes)
     with torch.device("meta"):  # no weights are drawn, only to be replaced
         target = create_model(to, len(opened.classes), ablate=settings.ablate)
     target = target.to_empty(device="cpu")
