@@ -4,6 +4,7 @@ lrn_layer.cpp and pooling_layer.cpp of BVLC/caffe; the prototxt is examples/cifa
 """
 
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -21,6 +22,9 @@ from alexnet.networks.initialization import weight_layers
 from alexnet.networks.registry import create_model
 
 Array = NDArray[np.float64]
+ON_GPU = torch.cuda.is_available()
+if not ON_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
 
 
 def pool(x: Array, reduce: Callable[[Array], float]) -> Array:
@@ -95,17 +99,12 @@ def test_the_accelerated_network_computes_it_too(model: nn.Sequential, learns: b
         torch.testing.assert_close(accelerated(images), model(images), rtol=1e-8, atol=1e-10)
 
 
-def test_the_kernels_for_gpus_compute_it_too(
-    model: nn.Sequential, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_kernels_for_gpus_compute_it_too(model: nn.Sequential) -> None:
     """Without a GPU in Triton's interpreter; average pools stay PyTorch's layers."""
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when triton is first imported
     pytest.importorskip("triton")
     from alexnet.kernels.cuda import blocks
 
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = torch.device("cuda" if ON_GPU else "cpu")
     model, rows = model.to(device), OrderedDict(model.named_children())
     network = AcceleratedNetwork(rows, blocks, device.type, cpu_algorithm)
     assert rows["pool2"] in network.stages
