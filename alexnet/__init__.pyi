@@ -2,9 +2,12 @@ from .analysis.features import extract_features as extract_features
 from .analysis.summary import Summary as Summary
 from .analysis.summary import summarize as summarize
 from .config import Settings as Settings
+from .convert import ConvertReport as ConvertReport
 from .convert import ExportReport as ExportReport
 from .convert import ImportReport as ImportReport
+from .convert import convert_run as convert_run
 from .convert import export_run as export_run
+from .convert import imagenet_convolutions as imagenet_convolutions
 from .convert import import_weights as import_weights
 from .dataset import Dataset as Dataset
 from .demo import run_demo as run_demo

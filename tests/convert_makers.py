@@ -23,6 +23,8 @@ from torch import nn
 
 from alexnet.config import Settings
 from alexnet.networks.initialization import he_initialize
+from alexnet.networks.layers import LocalResponseNorm
+from alexnet.networks.layers_2012 import SpatialResponseNorm
 from alexnet.networks.registry import MODELS, create_model, input_shape
 from alexnet.storage import checkpoint_store
 from alexnet.storage.checkpoint_format import Position
@@ -30,7 +32,7 @@ from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
 CLASSES = 6
-SIZES = {224: 256, 227: 256, 56: 64, 24: 32}
+SIZES = {224: 256, 227: 256, 56: 64, 32: 32, 24: 32}
 
 
 def use_small(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -145,13 +147,19 @@ _FIELDS = {
         ("bottom", 3, "string", True),
         ("top", 4, "string", True),
         ("blobs", 7, "BlobProto", True),
+        ("lrn_param", 118, "LRNParameter", False),
+        ("pooling_param", 121, "PoolingParameter", False),
     ],
+    "LRNParameter": [("norm_region", 4, "int32", False)],
+    "PoolingParameter": [("pool", 1, "int32", False)],
     "V1LayerParameter": [
         ("bottom", 2, "string", True),
         ("top", 3, "string", True),
         ("name", 4, "string", False),
         ("type", 5, "int32", False),
         ("blobs", 6, "BlobProto", True),
+        ("lrn_param", 18, "LRNParameter", False),
+        ("pooling_param", 19, "PoolingParameter", False),
     ],
     "NetParameter": [
         ("name", 1, "string", False),
@@ -188,6 +196,9 @@ CAFFE_TYPES = {
     nn.Linear: ("InnerProduct", 14),
     nn.ReLU: ("ReLU", 18),
     nn.MaxPool2d: ("Pooling", 17),
+    nn.AvgPool2d: ("Pooling", 17),
+    LocalResponseNorm: ("LRN", 15),
+    SpatialResponseNorm: ("LRN", 15),
     nn.Dropout: ("Dropout", 6),
 }
 
@@ -197,11 +208,15 @@ def caffemodel(model: nn.Sequential, *, version: int = 2, bgr: bool = True) -> b
     net = CAFFE["NetParameter"](name="made")
     first = True
     for name, row in model.named_children():
-        kind = CAFFE_TYPES.get(type(row), ("LRN", 15) if name.startswith("norm") else None)
+        kind = CAFFE_TYPES.get(type(row))
         if kind is None:
             continue
         layer = net.layer.add() if version == 2 else net.layers.add()
         layer.name, layer.type = name, kind[2 - version]
+        if isinstance(row, SpatialResponseNorm):
+            layer.lrn_param.norm_region = 1
+        if isinstance(row, nn.AvgPool2d):
+            layer.pooling_param.pool = 1
         for part, parameter in row.named_parameters():
             array = parameter.detach().numpy()
             if first and part == "weight" and bgr:

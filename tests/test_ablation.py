@@ -24,9 +24,10 @@ CHANGES = [(part, kind) for part, kinds in ABLATIONS.items() for kind in kinds]
 DEFAULTS = {
     "order": "norm_pool", "towers": "two", "activation": "relu", "norm": "lrn", "overlap": "yes",
 }  # fmt: skip
-CIFAR10 = ("cifar10_13", "cifar10_11")
+LOCAL = ("cifar10_13", "cifar10_11")
 NO_NORM = ("one_weird_trick", "cifar10_13")
-ONE_TOWER = ("alexnet_one_tower", "alexnet_half", "one_weird_trick", *CIFAR10)
+MAPS_NORM = ("cifar10_18",)
+ONE_TOWER = ("alexnet_one_tower", "alexnet_half", "one_weird_trick", "cifar10_18", *LOCAL)
 POOL_FIRST = ("caffenet",)
 SIGNED = ("alexnet_2012", "alexnet_half", "alexnet_nocomm")
 
@@ -40,8 +41,15 @@ def has(name: str, part: str, kind: str) -> bool:
     if part == "towers":
         return name not in ONE_TOWER
     if part == "order":
-        return name not in (*NO_NORM, *POOL_FIRST, *(SIGNED if kind == "signed" else ()))
-    return part != "without" or name not in CIFAR10
+        return name not in (
+            *NO_NORM,
+            *MAPS_NORM,
+            *POOL_FIRST,
+            *(SIGNED if kind == "signed" else ()),
+        )
+    if part == "without" and name == "cifar10_18":
+        return kind == "conv3"
+    return part != "without" or name not in LOCAL
 
 
 def outputs(summary: Summary) -> dict[str, tuple[int, ...]]:
@@ -107,6 +115,14 @@ def test_batch_norm_replaces_each_norm_and_has_no_weights() -> None:
     other = create_model("alexnet_small", 3, ablate={"norm": "batch"})
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.eval()(images), model.eval()(images))
+
+
+def test_batch_norm_replaces_one_norm_of_each_layer() -> None:
+    for name, norms in (("alexnet_2012", "norm1 norm2"), ("cifar10_18", "snorm1 snorm2")):
+        with torch.device("meta"):
+            model = create_model(name, 3, ablate={"norm": "batch"})
+        assert [row for row, _ in model.named_children() if "norm" in row] == norms.split()
+        assert all(type(model.get_submodule(row)) is nn.BatchNorm2d for row in norms.split())
 
 
 def test_measuring_leaves_batch_norm_as_it_was() -> None:

@@ -34,6 +34,7 @@ COMMANDS = [
     "features",
     "import",
     "export",
+    "convert",
     "plan",
     "doctor",
     "bench",

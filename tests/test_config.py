@@ -140,8 +140,8 @@ def test_every_setting_has_its_text() -> None:
 
 
 def test_recipes_are_listed_and_unknown_ones_refused() -> None:
-    assert list_recipes() == ["paper", "2012", "small", "cifar10", "large_batch"]
-    with pytest.raises(UsageError, match="paper, 2012, small, cifar10, large_batch"):
+    assert list_recipes() == ["paper", "2012", "small", "fine_tune", "cifar10", "large_batch"]
+    with pytest.raises(UsageError, match="paper, 2012, small, fine_tune, cifar10"):
         recipe("large")
 
 

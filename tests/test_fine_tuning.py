@@ -167,7 +167,7 @@ def test_a_layer_that_learns_later_is_not_frozen() -> None:
     )
     notes: list[str] = []
     freeze(model, settings, notes.append)
-    assert notes == ["frozen, without gradients: one"]
+    assert notes == ["frozen, without gradients: one", "at rest until epoch 3: two"]
     assert [each.requires_grad for each in model.parameters()] == [False, False, *[True] * 4]
 
 
@@ -235,7 +235,7 @@ def test_other_initial_weights_are_not_ignored_when_a_run_is_resumed(
     ("init", "command"),
     [
         ("torchvision", "`alexnet import torchvision runs/torchvision`"),
-        ("ImageNet", "`alexnet import torchvision runs/torchvision`"),
+        ("ImageNet", "such as alexnet.imagenet_convolutions() returns"),
         (
             "https://host/alexnet-owt-7be5be79.pth",
             "download the file, then make one with `alexnet import alexnet-owt-7be5be79.pth runs/",

@@ -326,6 +326,36 @@ def test_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, versi
     assert (report.model, report.preprocessing, report.resize) == (name, "caffe", "warp")
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_caffes_cifar10_takes_rgb(tmp_path: Path, version: int) -> None:
+    """Its images come from CIFAR-10's file, red first, not from OpenCV, which has blue first."""
+    theirs = lively("cifar10_18")
+    content = caffemodel(theirs, version=version, bgr=False)
+    (tmp_path / "net.caffemodel").write_bytes(content)
+    mean = np.random.default_rng(0).uniform(90, 130, (32, 32, 3)).astype(np.float32)
+    np.save(tmp_path / "mean.npy", mean)
+    report = import_weights(
+        tmp_path / "net.caffemodel", tmp_path / "run", mean=tmp_path / "mean.npy"
+    )
+    images = pixels(3, 32)
+    inputs = images.transpose(0, 3, 1, 2) - mean.transpose(2, 0, 1)
+    expected = log_softmax(theirs(torch.from_numpy(inputs)))
+    assert relative_error(answers(tmp_path / "run", images), expected) < TOLERANCE
+    assert (report.model, report.preprocessing, report.size) == ("cifar10_18", "alexnet", 32)
+
+
+def test_pools_and_norms_of_another_kind_are_another_network(tmp_path: Path) -> None:
+    theirs = lively("cifar10_18")
+    theirs.set_submodule("pool3", nn.MaxPool2d(3, 2, ceil_mode=True))
+    (tmp_path / "net.caffemodel").write_bytes(caffemodel(theirs))
+    with pytest.raises(UsageError, match="does not say to which network it belongs"):
+        import_weights(tmp_path / "net.caffemodel", tmp_path / "run", mean="1,2,3", size=32)
+    with pytest.raises(CheckpointError, match=r"avgpool snorm conv relu pool fc, cifar10_18 has"):
+        import_weights(
+            tmp_path / "net.caffemodel", tmp_path / "run", model="cifar10_18", mean="1,2,3", size=32
+        )
+
+
 def test_a_mean_image_of_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_small(monkeypatch, "caffenet")
     theirs = lively("caffenet")
@@ -929,7 +959,7 @@ BAD_FILES: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
     "compressed": (compressed, "is a compressed archive"),
     "lying": (lying, "claims to hold more than its own size"),
     "script": (partial(zipped, names=["a/data.pkl", "a/constants.pkl"]), "of TorchScript: save"),
-    "npz": (partial(zipped, names=["a.npy", "b.npy"]), r"NumPy's arrays \(\.npz\)"),
+    "npz": (partial(zipped, names=["a.npy", "b.npy"]), "cannot be read: not a .npy file"),
     "list": (lambda path: torch.save([1, 2], path), "holds a list, not weights by name"),
     "number": (lambda path: torch.save(3.0, path), "holds a float, not weights by name"),
     "repeated": (lambda path: torch.save({"fc8.weight": repeated()}, path), "claims more numbers"),
@@ -1018,8 +1048,10 @@ def whole_files(folder: Path) -> dict[str, bytes]:
     torch.save(model.state_dict(), folder / "zip")
     torch.save(model.state_dict(), folder / "old", _use_new_zipfile_serialization=False)
     save_file(model.state_dict(), folder / "safetensors")
+    arrays: dict[str, Any] = {name: x.numpy() for name, x in model.state_dict().items()}
+    np.savez(folder / "npz.npz", **arrays)
     return {
-        **{name: (folder / name).read_bytes() for name in ("zip", "old", "safetensors")},
+        **{name: (folder / name).read_bytes() for name in ("zip", "old", "safetensors", "npz.npz")},
         "caffe": caffemodel(model),
         "caffe 1": caffemodel(model, version=1),
         "onnx": bytes(zoo_onnx(model, transposed=True, packed=False).SerializeToString()),

@@ -5,11 +5,23 @@ import stat
 import unicodedata
 import zipfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
-from data_makers import Recorder, photo, tree, write_tar, write_tree, write_zip
+from data_makers import (
+    Recorder,
+    encode,
+    photo,
+    picture,
+    tree,
+    write_tar,
+    write_tree,
+    write_zip,
+)
 
+from alexnet.dataset import Dataset
 from alexnet.errors import DataError, StorageError, UsageError
 from alexnet.prepare import prepare_dataset
 from alexnet.prepare.sources import open_source
@@ -27,6 +39,12 @@ def made(folder: Path, paths: list[str], texts: dict[str, str] | None = None) ->
     files = dict.fromkeys(paths, PHOTO)
     files |= {name: text.encode() for name, text in (texts or {}).items()}
     return write_tree(folder / "source", files)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Read all files below a folder, by their paths."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def found(path: Path) -> dict[str, str]:
@@ -348,9 +366,48 @@ def test_tiny_imagenet_as_published(tmp_path: Path) -> None:
     expected |= {path: f"val/{WNIDS[i % 3 > 0]}" for i, path in enumerate(val)}
     assert found(source) == expected
     assert any("4 images without classes: left out" in note for note in listing(source).notes)
+    assert listing(source).titles == {}
+    words = {"n00001740": "entity", **dict.fromkeys(WNIDS, "thing, object")}
+    lines = "".join(f"{wnid}\t{text}\n" for wnid, text in words.items())
+    write_tree(source, {"t/words.txt": lines.encode(), "t/boxes.txt": b"a\tb\n"})
+    assert listing(source).titles == dict.fromkeys(WNIDS, "thing, object")
+    assert listing(write_tar(tmp_path / "t.tar", files_below(source))).titles
     (source / "t/val/val_annotations.txt").unlink()
     with pytest.raises(DataError, match="/val/images holds 4 files but no class folders"):
         listing(source)
+
+
+@pytest.mark.parametrize("table", ["cat\t0\ndog\t1\n", "cat\tCats\n", "cat\tCats\tx\n", "\xff\t"])
+def test_a_table_that_lacks_words_for_classes_gives_none(tmp_path: Path, table: str) -> None:
+    source = made(tmp_path, ["cat/1.jpg", "dog/1.jpg"])
+    (source / "classes.txt").write_bytes(table.encode("latin-1"))
+    assert listing(source).titles == {}
+
+
+def test_caltech_101_as_published(tmp_path: Path) -> None:
+    """Class folders below one folder, lists of names beside it, and a file left in a class."""
+    top = "101_ObjectCategories"
+    images = [f"{top}/{name}/image_0001.jpg" for name in ("BACKGROUND_Google", "Faces", "ant")]
+    texts = {"train.txt": "ant/image_0001.jpg\n", "test.txt": "Faces/image_0001.jpg\n"}
+    source = made(tmp_path, images, texts | {"caltech_dataset.py": "", "README.md": ""})
+    write_tree(source, {f"{top}/BACKGROUND_Google/tmp": PHOTO})
+    assert found(source) == {path: path.split("/")[1] for path in images}
+
+
+def test_cifar_10_as_png(tmp_path: Path) -> None:
+    """Every file keeps its pixels: an image that is square already is not scaled."""
+    pixels = {
+        f"{split}/{name}/{name}_s_{number:06d}.png": picture(number, 32, 32)
+        for number, (split, name) in enumerate(product(("train", "test"), ("airplane", "bird")))
+    }
+    files = {path: encode(image, "PNG") for path, image in pixels.items()}
+    source = write_tree(tmp_path / "source", files | {"README.md": b"#"})
+    prepare_dataset(source, tmp_path / "out", size=32, val_fraction=0, workers=1)
+    dataset = Dataset(tmp_path / "out")
+    assert dataset.split_names == ["train", "test"]
+    for split in map(dataset.split, dataset.split_names):
+        for image, stored in enumerate(split.read(np.arange(len(split)))):
+            assert np.array_equal(stored, pixels[split.name(image)])
 
 
 @pytest.mark.parametrize("given", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])

@@ -36,6 +36,7 @@ EIGHT = "conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8"
 LAYERS = dict.fromkeys(list_models(), EIGHT) | dict.fromkeys(
     ("cifar10_13", "cifar10_11"), "conv1 conv2 local3 local4 fc10"
 )
+LAYERS["cifar10_18"] = "conv1 conv2 conv3 fc10"
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -95,7 +96,7 @@ def test_caffes_two_have_the_orders_of_their_files() -> None:
             assert rows[first : first + 3] == [f"{word}{layer}" for word in block.split()]
 
 
-@pytest.mark.parametrize("name", ["caffe_alexnet", "alexnet_small", "cifar10_11"])
+@pytest.mark.parametrize("name", ["caffe_alexnet", "alexnet_small", "cifar10_18", "cifar10_11"])
 def test_initial_weights_are_as_noted(name: str) -> None:
     """What `summary` says of the start is what is drawn; the biases are the noted ones exactly."""
     torch.manual_seed(0)

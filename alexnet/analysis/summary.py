@@ -29,6 +29,7 @@ TYPES: dict[type[nn.Module], str] = {
     nn.Linear: "Fully Connected",
     GroupedLinear: "Fully Connected",
     nn.MaxPool2d: "Max Pooling",
+    nn.AvgPool2d: "Average Pooling",
     LocalResponseNorm: "Local Response Normalization",
     SpatialResponseNorm: "Spatial Response Normalization",
     nn.BatchNorm2d: "Batch Normalization",
@@ -39,6 +40,7 @@ ACTIVATIONS = ("ReLU", "Tanh", "Sigmoid", "Dropout")  # rows listed with the row
 Option = float | str
 CONSTANTS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.MaxPool2d: ("ceil_mode",),
+    nn.AvgPool2d: ("ceil_mode",),
     LocalResponseNorm: ("size", "alpha", "beta", "k", "towers"),
     SpatialResponseNorm: ("size", "alpha", "beta"),
     nn.BatchNorm2d: ("eps", "momentum"),

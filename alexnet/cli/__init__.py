@@ -15,6 +15,7 @@ import typer
 
 from alexnet.cli import (
     bench,
+    convert,
     demo,
     doctor,
     evaluate,
@@ -63,6 +64,7 @@ for command in (
     features.features,
     import_.import_,
     export.export,
+    convert.convert,
     plan.plan,
     doctor.doctor,
     bench.bench,

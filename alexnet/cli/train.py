@@ -40,7 +40,7 @@ from alexnet.cli.options import (
 )
 from alexnet.config import Settings
 from alexnet.errors import UsageError
-from alexnet.progress import SILENT
+from alexnet.progress import SILENT, Progress
 from alexnet.recipes import recipe as named_recipe
 from alexnet.settings_text import override
 from alexnet.storage.folders import check_training, is_run
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from alexnet.train import TrainReport
 
 PARALLEL = "Several devices"
+IMAGENET = "imagenet"
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Packed data set.")]
 NewRun = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory to create.")]
@@ -58,9 +59,18 @@ Resume = Annotated[bool, flag("--resume", "Continue from the last checkpoint.", 
 Init = Annotated[
     Path | None,
     option(
-        "--init RUN",
+        "--init RUN|imagenet",
         "Start from the weights of this run, with its mean image. If the classes differ, the last "
-        "layer is initialised anew.",
+        "layer is initialised anew. imagenet: from the convolutions that torchvision trained on "
+        "ImageNet (a download of 244 MB), with the recipe fine_tune.",
+        TRAINING,
+    ),
+]
+Mirror = Annotated[
+    str | None,
+    option(
+        "--mirror FILE|URL",
+        "For --init imagenet: take them from this file or address instead.",
         TRAINING,
     ),
 ]
@@ -150,6 +160,7 @@ def train(  # noqa: PLR0913 - typer makes an option of each parameter
     changes: Changes = None,
     resume: Resume = False,
     init: Init = None,
+    mirror: Mirror = None,
     freeze: Freeze = "",
     parallel: Parallel = None,
     processes: ProcessCount = None,
@@ -174,15 +185,19 @@ def train(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet train data/imagenet runs/paper --recipe paper --device cuda
       alexnet train data/photos runs/fast --epochs 5 --lr 0.001
       alexnet train data/photos runs/photos --resume
+      alexnet train data/photos runs/photos --init imagenet
       alexnet train data/birds runs/birds --init runs/photos --freeze conv1,conv2
       alexnet train data/imagenet runs/paper --recipe paper --parallel towers
     """
     check_training(data, run)
     named = {"model": model, "epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
     named |= {"weight_decay": weight_decay, "optimizer": optimizer}
-    start = initial_settings(run, recipe, resume=resume)
+    is_fine_tuning = init is not None and is_imagenet(init)
+    default = "fine_tune" if is_fine_tuning else "small"
+    start = initial_settings(run, recipe, resume=resume, default=default)
     settings = change_settings(start, changes, freeze, **named)
     shown = progress()
+    init = published_weights(init, mirror, run, shown, resume=resume)
     accelerate = accelerator(plain, SILENT if parallel else shown)  # processes cannot send a note
     options = Options(device=device, resume=resume, init=init, cache=cache, accelerate=accelerate)
     if parallel:
@@ -201,13 +216,38 @@ def train(  # noqa: PLR0913 - typer makes an option of each parameter
     show_result(train_model(data, run, settings, **options, progress=shown), data, (), json)
 
 
-def initial_settings(run: Path, recipe: str | None, *, resume: bool) -> Settings:
+def is_imagenet(init: Path) -> bool:
+    """Tell whether --init names ImageNet's weights, not a folder called like it."""
+    return str(init).lower() == IMAGENET and not is_run(init)
+
+
+def published_weights(
+    init: Path | None, mirror: str | None, run: Path, shown: Progress, *, resume: bool
+) -> Path | None:
+    """Return the run directory that --init means; fetch ImageNet's convolutions where it does."""
+    if init is None or not is_imagenet(init):
+        if mirror:
+            raise UsageError("--mirror needs --init imagenet")
+        return init
+    if resume and is_run(run):
+        from alexnet.storage.run import Run
+
+        begun_with = Path(Run.open(run).info.get("init", ""))
+        return begun_with if begun_with.name.startswith(f"{IMAGENET}-") else init
+    from alexnet.convert import imagenet_convolutions
+
+    return imagenet_convolutions(mirror, progress=shown)
+
+
+def initial_settings(
+    run: Path, recipe: str | None, *, resume: bool, default: str = "small"
+) -> Settings:
     """Return the settings of the run to resume, or those of a recipe."""
     if resume and recipe is None and is_run(run):
         from alexnet.storage.run import Run
 
         return Run.open(run).settings
-    return named_recipe(recipe or "small")
+    return named_recipe(recipe or default)
 
 
 def change_settings(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from alexnet.convert.wire import (
 )
 from alexnet.errors import UsageError
 from alexnet.networks.layers import LocalResponseNorm
+from alexnet.networks.layers_2012 import SpatialResponseNorm
 from alexnet.storage.untrusted import parse_json
 
 DEPLOY, WEIGHTS, MEAN = "deploy.prototxt", "weights.caffemodel", "mean.binaryproto"
@@ -37,7 +38,10 @@ NET_NAME, NET_LAYERS_V1, NET_LAYER = 1, 2, 100
 NET_CARD = 20120
 """Not in caffe.proto, so that other readers skip it: the card (see `card.py`) as JSON."""
 LAYER_NAME, LAYER_TYPE, LAYER_BOTTOM, LAYER_TOP, LAYER_BLOBS = 1, 2, 3, 4, 7
-V1_NAME, V1_TYPE, V1_BLOBS = 4, 5, 6
+LAYER_LRN, LAYER_POOLING = 118, 121
+V1_NAME, V1_TYPE, V1_BLOBS, V1_LRN, V1_POOLING = 4, 5, 6, 18, 19
+LRN_REGION, WITHIN_CHANNEL = 4, 1
+POOLING_METHOD, AVERAGE = 1, 1
 # BlobProto and BlobShape.
 BLOB_OLD_SHAPE, BLOB_DATA, BLOB_SHAPE, SHAPE_DIM = (1, 2, 3, 4), 5, 7, 1
 
@@ -69,14 +73,14 @@ def read_caffemodel(message: Message) -> WeightsFile:
     weights: dict[str, Tensor] = {}
     kinds: list[Kind] = []
     sigmoid = False
-    for name, layer_type, blobs in _layers(message):
-        sigmoid = layer_type in SIGMOIDS or (sigmoid and not blobs)
-        if layer_type in KINDS:
-            kinds.append(KINDS[layer_type])
-        for part, blob in zip(("weight", "bias"), blobs, strict=False):
+    for layer in _layers(message):
+        sigmoid = layer.type in SIGMOIDS or (sigmoid and not layer.blobs)
+        if layer.kind:
+            kinds.append(layer.kind)
+        for part, blob in zip(("weight", "bias"), layer.blobs, strict=False):
             # The first Caffe wrote all blobs with four dimensions: fc6 is 1 x 1 x 4096 x 9216.
-            rank = 1 if part == "bias" else 4 if KINDS.get(layer_type) == "conv" else 2
-            weights[f"{name}.{part}"] = torch.from_numpy(_without_ones(blob, rank).copy())
+            rank = 1 if part == "bias" else 4 if layer.kind == "conv" else 2
+            weights[f"{layer.name}.{part}"] = torch.from_numpy(_without_ones(blob, rank).copy())
     card = dict(parse_json(message.text(NET_CARD) or "{}"))
     metadata = {str(key): str(value) for key, value in card.items()}
     return WeightsFile(FORMAT, weights, tuple(kinds), metadata, ordered=True, sigmoid=sigmoid)
@@ -90,13 +94,34 @@ def read_binaryproto(data: bytes) -> NDArray[np.float32]:
     return np.ascontiguousarray(array[::-1].transpose(1, 2, 0))
 
 
-def _layers(message: Message) -> Iterator[tuple[str, str | int, list[NDArray[np.float32]]]]:
+class _Layer(NamedTuple):
+    """A layer of a NetParameter; `kind` is None where it is none of `KINDS`."""
+
+    name: str
+    type: str | int
+    kind: Kind | None
+    blobs: list[NDArray[np.float32]]
+
+
+def _layers(message: Message) -> Iterator[_Layer]:
     for layer in message.messages(NET_LAYER):
         blobs = [_blob(blob) for blob in layer.messages(LAYER_BLOBS)]
-        yield layer.text(LAYER_NAME), layer.text(LAYER_TYPE), blobs
+        name, kind = layer.text(LAYER_NAME), layer.text(LAYER_TYPE)
+        yield _Layer(name, kind, _kind(layer, kind, LAYER_LRN, LAYER_POOLING), blobs)
     for layer in message.messages(NET_LAYERS_V1):
         blobs = [_blob(blob) for blob in layer.messages(V1_BLOBS)]
-        yield layer.text(V1_NAME), layer.integer(V1_TYPE, 0), blobs
+        name, number = layer.text(V1_NAME), layer.integer(V1_TYPE, 0)
+        yield _Layer(name, number, _kind(layer, number, V1_LRN, V1_POOLING), blobs)
+
+
+def _kind(layer: Message, layer_type: str | int, lrn: int, pooling: int) -> Kind | None:
+    """Return the kind of a layer whose parameters of norms and pools have these field numbers."""
+    kind = KINDS.get(layer_type)
+    if kind == "norm" and layer.message(lrn).integer(LRN_REGION, 0) == WITHIN_CHANNEL:
+        return "snorm"
+    if kind == "pool" and layer.message(pooling).integer(POOLING_METHOD, 0) == AVERAGE:
+        return "avgpool"
+    return kind
 
 
 def _blob(message: Message) -> NDArray[np.float32]:
@@ -194,12 +219,21 @@ def _norm(row: LocalResponseNorm, name: str, _input: Any, _output: Any) -> _Row:
     return _Row(name, "LRN", f"lrn_param {{ {text} }}")
 
 
-def _pool(row: nn.MaxPool2d, name: str, shape: tuple[int, ...], output: tuple[int, ...]) -> _Row:
+def _spatial_norm(row: SpatialResponseNorm, name: str, _input: Any, _output: Any) -> _Row:
+    alpha = row.alpha * row.size**2  # Caffe divides by the pixels of the window
+    text = f"local_size: {row.size} alpha: {alpha:.9g} beta: {row.beta:.9g}"
+    return _Row(name, "LRN", f"lrn_param {{ norm_region: WITHIN_CHANNEL {text} }}")
+
+
+def _pool(
+    row: nn.MaxPool2d | nn.AvgPool2d, name: str, shape: tuple[int, ...], output: tuple[int, ...]
+) -> _Row:
     kernel, stride = int(row.kernel_size), int(row.stride)  # type: ignore[arg-type] # ours are
     side = math.ceil((shape[1] - kernel) / stride) + 1  # Caffe rounds up
     if row.padding or side != output[1]:
         raise UsageError(f"{name} gives {output[1]} x {output[2]}, in Caffe {side} x {side}")
-    text = f"pooling_param {{ pool: MAX kernel_size: {kernel} stride: {stride} }}"
+    method = "MAX" if isinstance(row, nn.MaxPool2d) else "AVE"
+    text = f"pooling_param {{ pool: {method} kernel_size: {kernel} stride: {stride} }}"
     return _Row(name, "Pooling", text)
 
 
@@ -207,7 +241,9 @@ _WRITERS: dict[type[nn.Module], Callable[[Any, str, Any, Any], _Row]] = {
     nn.Conv2d: _convolution,
     nn.Linear: _fully_connected,
     LocalResponseNorm: _norm,
+    SpatialResponseNorm: _spatial_norm,
     nn.MaxPool2d: _pool,
+    nn.AvgPool2d: _pool,
     nn.ReLU: lambda _row, name, _input, _output: _Row(name, "ReLU"),
     nn.Tanh: lambda _row, name, _input, _output: _Row(name, "TanH"),
     nn.Sigmoid: lambda _row, name, _input, _output: _Row(name, "Sigmoid"),

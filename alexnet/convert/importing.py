@@ -36,7 +36,7 @@ from alexnet.storage.folders import refuse_address
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
-ENDINGS = (".caffemodel", ".onnx", ".pt", ".pt2", ".pth", ".safetensors")
+ENDINGS = (".caffemodel", ".npz", ".onnx", ".pt", ".pt2", ".pth", ".safetensors")
 """Of files with weights; their content says what they are."""
 
 
@@ -223,7 +223,7 @@ def _convert_layer(weight: Tensor, origin: Origin) -> None:
 def _guess_origin(name: str, file: WeightsFile) -> str:
     if is_torchvision(file):
         return "torchvision"
-    if file.format == caffe.FORMAT:
+    if file.format == caffe.FORMAT and name != "cifar10_18":  # its example reads RGB, not OpenCV's
         return "caffe"
     return ORIGIN_OF_MODEL.get(name, "alexnet") if file.ordered else "alexnet"
 

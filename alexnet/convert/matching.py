@@ -18,7 +18,9 @@ ORIGIN_OF_MODEL = {
     "caffe_alexnet": "caffe",
     "caffenet": "caffe",
     "one_weird_trick": "torchvision",
+    "cifar10_18": "alexnet",
 }
+"""The networks that a file's order of rows tells apart, and the preprocessing of their weights."""
 
 
 def find_network(path: Path, file: WeightsFile, card: Card | None, model: str | None) -> Settings:

@@ -18,7 +18,7 @@ from alexnet.errors import CheckpointError
 
 MAX_HEADER = 64 << 20
 """Bytes of JSON at the start of a safetensors file. Ours have 1 MB, most of it the mean image."""
-FORMATS = "PyTorch (.pth, .pt, .pt2), safetensors, Caffe (.caffemodel), ONNX"
+FORMATS = "PyTorch (.pth, .pt, .pt2), safetensors, Caffe (.caffemodel), ONNX, NumPy (.npz)"
 
 
 def read_weights(path: Path) -> WeightsFile:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet.convert.read_numpy import read_npz
 from alexnet.convert.state_dict import clean_names, find_state_dict
 from alexnet.convert.weights_file import WeightsFile
 from alexnet.errors import CheckpointError
@@ -30,17 +31,17 @@ _WAY_OUT = "save the weights alone where it was made: torch.save(model.state_dic
 
 
 def read_zip(path: Path) -> WeightsFile:
-    """Read a zip archive of PyTorch after checking that it is uncompressed and of its real size."""
+    """Read a zip archive of PyTorch or NumPy, if it is uncompressed and of its real size."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             raise CheckpointError(f"is a program of TorchScript: {_WAY_OUT}")
-        if entries and all(entry.filename.endswith(".npy") for entry in entries):
-            raise CheckpointError("holds NumPy's arrays (.npz), not a file of torch.save")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise CheckpointError("is a compressed archive, not a file of torch.save")
+            raise CheckpointError("is a compressed archive, not a file of torch.save or np.savez")
         if sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise CheckpointError("claims to hold more than its own size")
+        if entries and all(entry.filename.endswith(".npy") for entry in entries):
+            return read_npz(archive)
         for entry in entries:
             if entry.filename.endswith(f"/{PROGRAM_WEIGHTS}"):
                 return _read_program(archive, entry.filename.removesuffix(PROGRAM_WEIGHTS))

@@ -6,15 +6,18 @@ from typing import Literal
 from torch import Tensor, nn
 
 from alexnet.networks.layers import LocalResponseNorm
+from alexnet.networks.layers_2012 import SpatialResponseNorm
 
-Kind = Literal["conv", "fc", "relu", "norm", "pool"]
+Kind = Literal["conv", "fc", "relu", "norm", "snorm", "pool", "avgpool"]
 
 KINDS: dict[type[nn.Module], Kind] = {
     nn.Conv2d: "conv",
     nn.Linear: "fc",
     nn.ReLU: "relu",
     LocalResponseNorm: "norm",
+    SpatialResponseNorm: "snorm",
     nn.MaxPool2d: "pool",
+    nn.AvgPool2d: "avgpool",
 }
 """The rows whose order tells networks with weights of the same shapes apart."""
 

@@ -174,9 +174,10 @@ def _batch_norm(graph: _Graph, name: str, row: nn.BatchNorm2d, x: str) -> str:
     return graph.node("BatchNormalization", name, x, *values, epsilon=row.eps)
 
 
-def _pool(graph: _Graph, name: str, row: nn.MaxPool2d, x: str) -> str:
+def _pool(graph: _Graph, name: str, row: nn.MaxPool2d | nn.AvgPool2d, x: str) -> str:
+    operator = "MaxPool" if isinstance(row, nn.MaxPool2d) else "AveragePool"
     sizes = {"kernel_shape": [row.kernel_size] * 2, "strides": [row.stride] * 2}
-    return graph.node("MaxPool", name, x, **sizes, ceil_mode=int(row.ceil_mode))
+    return graph.node(operator, name, x, **sizes, ceil_mode=int(row.ceil_mode))
 
 
 def _fully_connected(graph: _Graph, name: str, row: nn.Linear, x: str) -> str:
@@ -237,6 +238,7 @@ _ROWS: dict[type[nn.Module], _Writer] = {
     nn.Tanh: _operator("Tanh"),
     nn.Sigmoid: _operator("Sigmoid"),
     nn.MaxPool2d: _pool,
+    nn.AvgPool2d: _pool,
     LocallyConnected2d: _local,
     nn.Flatten: _operator("Flatten", axis=1),
     nn.Linear: _fully_connected,

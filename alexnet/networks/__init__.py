@@ -20,6 +20,7 @@ NAMES = (
     "caffenet",
     "one_weird_trick",
     "alexnet_small",
+    "cifar10_18",
     "cifar10_13",
     "cifar10_11",
 )

@@ -24,6 +24,7 @@ from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.networks.layers_2012 import GroupedLinear, SpatialResponseNorm
 
 Rows = list[tuple[str, nn.Module]]
+RESPONSE_NORMS = (LocalResponseNorm, SpatialResponseNorm)
 
 
 def unchanged(rows: Rows) -> Rows:
@@ -43,25 +44,25 @@ def with_activation(kind: type[nn.Module], rows: Rows) -> Rows:
 
 def without_norm(rows: Rows) -> Rows:
     """Remove all response normalisation, as net #148 does (AN layers-148.cfg)."""
-    norms = (LocalResponseNorm, SpatialResponseNorm)
-    return [(name, layer) for name, layer in rows if not isinstance(layer, norms)]
+    return [(name, layer) for name, layer in rows if not isinstance(layer, RESPONSE_NORMS)]
 
 
 def with_batch_norm(rows: Rows) -> Rows:
-    """Replace each normalisation across channels by batch normalisation without weights.
+    """Replace each layer's response normalisation by batch normalisation without weights.
 
     The next convolution can scale and shift as well. The second normalisation of the 2012 code's
     layer 2 is removed.
     """
     changed: Rows = []
-    channels = 0
+    channels, has_norm = 0, False
     for name, layer in rows:
         if isinstance(layer, nn.Conv2d):
-            channels = layer.out_channels
-        if isinstance(layer, LocalResponseNorm):
-            changed.append((name, nn.BatchNorm2d(channels, affine=False)))
-        elif not isinstance(layer, SpatialResponseNorm):
+            channels, has_norm = layer.out_channels, False
+        if not isinstance(layer, RESPONSE_NORMS):
             changed.append((name, layer))
+        elif not has_norm:
+            changed.append((name, nn.BatchNorm2d(channels, affine=False)))
+            has_norm = True
     return changed
 
 
@@ -69,15 +70,17 @@ def without_overlap(rows: Rows) -> Rows:
     """Make pools 2 x 2, as net #147 does (AN layers-147.cfg), with maps of nearly the same size.
 
     conv2 and conv5 get padding 1 and 0, and pools round up: the maps' sides are 55, 28, 26, 13, 11
-    and 6 instead of 55, 27, 27, 13, 13 and 6. The CIFAR-10 nets keep 24, 12 and 6.
+    and 6 instead of 55, 27, 27, 13, 13 and 6. The CIFAR-10 nets keep theirs.
     """
     padding = {"conv2": (1, 1), "conv5": (0, 0)} if "conv5" in dict(rows) else {}
     changed: Rows = []
     for name, layer in rows:
         if isinstance(layer, nn.Conv2d) and name in padding:
             layer.padding = padding[name]
-        pool = isinstance(layer, nn.MaxPool2d)
-        changed.append((name, nn.MaxPool2d(2, stride=2, ceil_mode=True) if pool else layer))
+        if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
+            changed.append((name, type(layer)(2, stride=2, ceil_mode=True)))
+        else:
+            changed.append((name, layer))
     return changed
 
 

@@ -1,4 +1,4 @@
-"""The paper's two networks for CIFAR-10 (P 3.3)."""
+"""The paper's two networks for CIFAR-10 (P 3.3), and the smaller one before them."""
 
 from collections import OrderedDict
 
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from alexnet.networks.initialization import initialize
 from alexnet.networks.layers import Input, LocalResponseNorm
+from alexnet.networks.layers_2012 import SpatialResponseNorm
 
 STDS = {"conv1": 0.0001, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
 """Standard deviations of the initial weights (AN layers-conv-local-13pct.cfg)."""
@@ -55,6 +56,36 @@ class LocallyConnected2d(nn.Module):
 
 # fmt: off
 # The formatter would break the columns of the tables.
+
+
+def cifar10_18(num_classes: int = 10) -> nn.Sequential:
+    """Build Krizhevsky's net of 18 % error, as Caffe trains it (CF examples/cifar10, "full").
+
+    It takes whole images. Pools round up (32 -> 16 -> 8 -> 4), and the last two average the pixels
+    that their windows have inside the map. Norms are within maps, with an alpha of 5e-5 that Caffe
+    divides by the 9 pixels of a window (CF lrn_layer.cpp). Caffe calls `snorm` norm and `fc10` ip1.
+    """
+
+    def snorm() -> SpatialResponseNorm:
+        return SpatialResponseNorm(size=3, alpha=5e-5 / 9, beta=0.75)
+
+    model = nn.Sequential(OrderedDict(
+        input=Input(3, 32, 32),                                         # 3 x 32 x 32
+        conv1=nn.Conv2d(3, 32, 5, padding=2),                           # 32 x 32 x 32
+        pool1=nn.MaxPool2d(3, stride=2, ceil_mode=True),                # 32 x 16 x 16
+        relu1=nn.ReLU(),                                                # 32 x 16 x 16
+        snorm1=snorm(),                                                 # 32 x 16 x 16
+        conv2=nn.Conv2d(32, 32, 5, padding=2),                          # 32 x 16 x 16
+        relu2=nn.ReLU(),                                                # 32 x 16 x 16
+        pool2=nn.AvgPool2d(3, stride=2, ceil_mode=True),                # 32 x 8 x 8
+        snorm2=snorm(),                                                 # 32 x 8 x 8
+        conv3=nn.Conv2d(32, 64, 5, padding=2),                          # 64 x 8 x 8
+        relu3=nn.ReLU(),                                                # 64 x 8 x 8
+        pool3=nn.AvgPool2d(3, stride=2, ceil_mode=True),                # 64 x 4 x 4
+        flatten=nn.Flatten(),                                           # 1024
+        fc10=nn.Linear(1024, num_classes),                              # num_classes
+    ))
+    return initialize(model, std=0.01, stds={"conv1": 0.0001})
 
 
 def cifar10_13(num_classes: int = 10) -> nn.Sequential:

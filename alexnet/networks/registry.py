@@ -8,7 +8,7 @@ from torch import nn
 from alexnet.errors import UsageError
 from alexnet.networks.ablation import ablate as ablate_table
 from alexnet.networks.caffe import caffe_alexnet, caffenet
-from alexnet.networks.cifar10 import cifar10_11, cifar10_13
+from alexnet.networks.cifar10 import cifar10_11, cifar10_13, cifar10_18
 from alexnet.networks.code_2012 import alexnet_2012, alexnet_half, alexnet_nocomm
 from alexnet.networks.layers import Input
 from alexnet.networks.layers_2012 import PaperDropout
@@ -29,6 +29,7 @@ MODELS: dict[str, Callable[[int], nn.Sequential]] = {
         caffenet,
         one_weird_trick,
         alexnet_small,
+        cifar10_18,
         cifar10_13,
         cifar10_11,
     )

@@ -6,6 +6,7 @@ A checkpoint is a safetensors file: weights as "model.<name>", the optimiser's t
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -129,18 +130,18 @@ def load_weights(model: nn.Module, saved: Saved) -> None:
         _copy(targets, sources)
 
 
-def transfer_weights(model: nn.Module, saved: Saved, *, same_classes: bool) -> list[str]:
-    """Start `model` from the weights of another training; return the names of those left as is.
+def transfer_weights(model: nn.Module, saved: Saved, new_layers: Collection[str]) -> None:
+    """Start `model` from the weights of another training, but for its `new_layers`.
 
-    With other classes the last layer is left. Raises `CheckpointError` if anything else mismatches.
+    Raises `CheckpointError` if anything else mismatches.
     """
-    last = list(dict(model.named_children()))[-1]
-    fresh = [] if same_classes else [f"{last}.weight", f"{last}.bias"]
-    targets = {name: t for name, t in model.state_dict().items() if name not in fresh}
-    sources = {name: t for name, t in _weights(saved).items() if name not in fresh}
+
+    def without_new(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t for name, t in tensors.items() if name.split(".")[0] not in new_layers}
+
+    targets, sources = without_new(model.state_dict()), without_new(_weights(saved))
     _check_shapes(targets, sources, saved.path)
     _copy(targets, sources)
-    return fresh
 
 
 def load_optimizer(model: nn.Module, optimizer: Optimizer, saved: Saved) -> None:

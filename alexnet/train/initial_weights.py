@@ -22,7 +22,7 @@ from alexnet.storage.checkpoint_format import MODEL, transfer_weights
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
-PUBLISHED = ("torchvision", "imagenet", "pretrained")
+PUBLISHED = ("torchvision", "pretrained")
 """What users call the weights that `alexnet import torchvision` downloads."""
 
 
@@ -34,6 +34,10 @@ def open_source(init: Path) -> Run:
         if init.exists() and Run.exists(folder):  # a file of a run
             raise CheckpointError(f"--init takes a run directory: --init {folder}, not {init}")
     text = re.sub(r"^([a-z]+):/+", r"\1://", str(init))  # a path has only one slash
+    if text.lower() == "imagenet":
+        raise CheckpointError(
+            "init takes a run directory, such as alexnet.imagenet_convolutions() returns"
+        )
     if not (text.lower() in PUBLISHED or "://" in text or init.is_file()):
         reason = "it has no run.json" if init.exists() else "it does not exist"
         raise CheckpointError(f"--init takes a run directory, not {init}: {reason}")
@@ -94,9 +98,20 @@ def _transfer(run: Run, model: nn.Sequential, note: Callable[[str], None]) -> No
         )
     other = Run.open(run.info["init"])
     saved = checkpoint_store.load(other.path, "best", prefix=MODEL)
-    fresh = transfer_weights(model, saved, same_classes=other.classes == run.classes)
+    new = _new_layers(run, other, [name for name, _ in weight_layers(model)])
+    transfer_weights(model, saved, new)
     mean = _describe_mean(run, other)
-    note(f"weights of {other.path}, except for {', '.join(fresh) or 'none'}{mean}")
+    note(f"weights of {other.path}, except for {', '.join(new) or 'none'}{mean}")
+
+
+def _new_layers(run: Run, other: Run, layers: list[str]) -> list[str]:
+    """Return the layers that begin anew: those that `other` lacks, or the last for other classes.
+
+    A run that holds a part of a network, such as `alexnet.imagenet_convolutions`, says which.
+    """
+    if held := other.info.get("layers"):
+        return [name for name in layers if name not in held]
+    return [] if other.classes == run.classes else layers[-1:]
 
 
 def _describe_mean(run: Run, other: Run) -> str:
@@ -128,3 +143,16 @@ def freeze(model: nn.Sequential, settings: Settings, note: Callable[[str], None]
         layer.requires_grad_(name not in frozen)
     if frozen:
         note(f"frozen, without gradients: {', '.join(frozen)}")
+    for epoch, resting in _resting(settings, [name for name, _ in layers]).items():
+        note(f"at rest until epoch {epoch}: {', '.join(resting)}")
+
+
+def _resting(settings: Settings, layers: list[str]) -> dict[int, list[str]]:
+    """List the layers that begin at a rate of 0 by the epoch in which they begin to learn."""
+    found: dict[int, list[str]] = {}
+    for name in layers:
+        epochs = (1, *sorted(change.epoch for change in settings.overrides))
+        learns = (each for each in epochs if settings.at_epoch(each).layer_lr.get(name, 1.0))
+        if (first := next(learns, 1)) > 1:
+            found.setdefault(first, []).append(name)
+    return found

@@ -48,7 +48,7 @@ class FolderSource:
         )
         return replace(
             listing,
-            titles=labels.titles() if labels else {},
+            titles={**listing.titles, **(labels.titles() if labels else {})},
             ignored=listing.ignored + walk.ignored,
             notes=[*walk.notes, *listing.notes],
         )

@@ -8,7 +8,7 @@ images/1.jpg, labels.csv    a flat folder, whose classes a table gives
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from alexnet.errors import DataError
 from alexnet.prepare.sources.base import Item, ItemTable, Listing
@@ -19,7 +19,12 @@ from alexnet.prepare.sources.names import (
     is_image_path,
     is_neutral,
 )
-from alexnet.prepare.sources.tables import Labels, is_table, labels_from_tables
+from alexnet.prepare.sources.tables import (
+    Labels,
+    class_titles,
+    is_table,
+    labels_from_tables,
+)
 from alexnet.prepare.sources.tree import (
     Folder,
     build_tree,
@@ -88,7 +93,7 @@ def arrange(
     for part in parts:
         _find_classes(source, part, parts)
     listing = _assign(source, parts, where, within)
-    return Listing(listing.items, ignored=ignored + listing.ignored, notes=listing.notes)
+    return replace(listing, titles=_titles(source, parts), ignored=ignored + listing.ignored)
 
 
 def _parts(source: _Arrangement, folders: Iterable[str], where: str, within: str) -> list[_Part]:
@@ -258,6 +263,15 @@ def _assign(source: _Arrangement, parts: Sequence[_Part], where: str, within: st
             f"{where}: skipped {len(skipped):,} files outside the class folders; {first}"
         )
     return Listing(items, ignored=len(outside), notes=source.notes)
+
+
+def _titles(source: _Arrangement, parts: Sequence[_Part]) -> dict[str, str]:
+    """Return the words for the classes that a table beside all splits has; none without one."""
+    folders = ((table, table.name[: table.name.rfind("/") + 1]) for table in source.tables)
+    above = [
+        table for table, folder in folders if all(part.prefix.startswith(folder) for part in parts)
+    ]
+    return class_titles(above, source.read, source.known) if source.known else {}
 
 
 def _is_labelled_part(name: str, parts: Sequence[_Part]) -> bool:

@@ -29,6 +29,8 @@ NOT_IMAGES = {
     ".rar", ".tar", ".tgz", ".tmp", ".xz", ".zip", ".zst",
 }  # fmt: skip
 """Endings of files that often lie among images. All other files are recognised by content."""
+TEMPORARY = {"tmp", "temp"}
+"""Names of files that a program left behind, as in Caltech-101: a copy of an image, if any."""
 WNID_WITH_BOXES = re.compile(r"(n\d{8})(?: [-\d.]+){4}(?: \1(?: [-\d.]+){4})*")
 """Kaggle's PredictionString: a class and a box, once for each object."""
 _NOT_FOLDERS = {
@@ -39,7 +41,9 @@ _NOT_FOLDERS = {
 
 def is_image_path(path: str) -> bool:
     """Return whether a path may be an image: not hidden, not a system's own, not a side file."""
-    return is_visible(path) and path[path.rfind(".") :].lower() not in NOT_IMAGES
+    is_left_behind = path[path.rfind("/") + 1 :].lower() in TEMPORARY
+    is_side_file = is_left_behind or path[path.rfind(".") :].lower() in NOT_IMAGES
+    return not is_side_file and is_visible(path)
 
 
 def is_visible(path: str) -> bool:

@@ -7,7 +7,7 @@ The first row may name the columns. Columns are divided by commas, semicolons, t
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -74,6 +74,27 @@ def labels_from_tables(
         )
     parts = [_labels(table, column, images) for table, column in labelled]
     return _joined(labelled, parts, names) if parts else None
+
+
+def class_titles(
+    tables: Iterable[Item], read: Callable[[Item], bytes], classes: Set[str]
+) -> dict[str, str]:
+    """Return the words for classes from a table beside their folders, such as ImageNet's words.txt.
+
+    Its lines are a class, a tab and the words. It may list further classes; a table that lacks some
+    of these is another one.
+    """
+    for item in tables:
+        try:
+            text = read(item)[:_MAX_BYTES].decode("utf-8-sig")
+        except (OSError, ImageError, ValueError):
+            continue  # nobody said that it has anything to do with the classes
+        pairs = (line.split("\t") for line in text.splitlines())
+        words = {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+        titles = {key: words.get(key, "") for key in classes}
+        if all(title and not title.isdecimal() for title in titles.values()):
+            return titles
+    return {}
 
 
 def _content(item: Item, read: Callable[[Item], bytes]) -> bytes:

@@ -66,7 +66,7 @@ class TarSource:
     def listing(self, progress: Progress) -> Listing:
         """List the images from the headers of the archives."""
         progress.note(f"indexing {self.location}")
-        items, ignored, notes = ItemTable(), 0, list[str]()
+        items, ignored, notes, titles = ItemTable(), 0, list[str](), dict[str, str]()
         for number, archive in enumerate(self.archives):
             files, folders = ItemTable(), list[str]()
             for member in members(archive.path):
@@ -89,7 +89,8 @@ class TarSource:
             items.extend(part.items)
             ignored += part.ignored
             notes += part.notes
-        return Listing(items, ignored=ignored, notes=notes, version=self.version)
+            titles |= part.titles
+        return Listing(items, titles, ignored, notes, version=self.version)
 
     def read(self, item: Item) -> bytes:
         """Return the bytes of the member."""
