@@ -31,6 +31,8 @@ COMMANDS = [
     "evaluate",
     "predict",
     "features",
+    "figures",
+    "report",
     "import",
     "export",
     "plan",

@@ -20,10 +20,12 @@ from alexnet.cli import (
     evaluate,
     export,
     features,
+    figures,
     import_,
     plan,
     predict,
     prepare,
+    report,
     summary,
     train,
 )
@@ -60,6 +62,8 @@ for command in (
     evaluate.evaluate,
     predict.predict,
     features.features,
+    figures.figures,
+    report.report,
     import_.import_,
     export.export,
     plan.plan,
@@ -123,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:  # noqa: BLE001 - any error becomes one line
         if debug:
             traceback.print_exc()
-        code = report(error, given)
+        code = report_error(error, given)
     discard_output_that_fails()
     return code
 
@@ -137,7 +141,7 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
+def report_error(error: BaseException, arguments: Sequence[str] = ()) -> int:
     """Print the error of the command `arguments` as one line and return the exit code."""
     match error:
         case AlexnetError():

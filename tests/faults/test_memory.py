@@ -104,7 +104,7 @@ def test_the_line_is_written_even_where_no_memory_is_left_to_draw_it(
         raise MemoryError
 
     monkeypatch.setattr(console, "stderr", fail)
-    assert cli.report(MemoryError(), ["train"]) == 6
+    assert cli.report_error(MemoryError(), ["train"]) == 6
     assert capfd.readouterr().err == (
         "alexnet: error: out of memory; try --batch-size 16, or --cache none\n"
     )
