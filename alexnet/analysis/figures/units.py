@@ -6,11 +6,11 @@ import numpy as np
 
 from alexnet.analysis.features import layer_shapes
 from alexnet.analysis.figures import style
-from alexnet.analysis.figures.excitation import find_excitation, patches
+from alexnet.analysis.figures.excitation import Excitation, find_excitation, patches
 from alexnet.analysis.figures.pictures import scaled, sheet
 from alexnet.analysis.figures.preferred import preferred_images
 from alexnet.analysis.figures.subject import Subject, evenly, learning_rows
-from alexnet.analysis.receptive_fields import receptive_fields
+from alexnet.analysis.receptive_fields import Field, receptive_fields
 from alexnet.errors import DataError, UsageError
 from alexnet.images import Pixels
 from alexnet.progress import SILENT, Progress
@@ -55,7 +55,8 @@ def find_units(
 ) -> list[list[Unit]]:
     """Return units of each layer, or of one, or a single one, with their pictures.
 
-    Raises `UsageError` for a layer or unit that the network does not have.
+    Raises `UsageError` for a layer or unit that the network does not have, `DataError` where no
+    image excites a unit.
     """
     layers = learning_rows(subject.model)
     if layer is not None and layer not in layers:
@@ -71,26 +72,31 @@ def find_units(
         for name in wanted:
             alive = excitations[name].alive()
             chosen = [alive[i] for i in evenly(len(alive), count)] if unit is None else [unit]
-            made = preferred_images(
-                subject.model, subject.preprocessing, name, fields[name], chosen
-            )
-            found.append(
-                [
-                    Unit(
-                        layer=name,
-                        number=number,
-                        title=subject.titles[number] if name == layers[-1] else f"unit {number}",
-                        field=fields[name].size,
-                        preferred=picture,
-                        patches=patches(subject, excitations[name], fields[name], number),
-                    )
-                    for number, picture in zip(chosen, made, strict=True)
-                ]
-            )
+            if chosen:
+                found.append(_of_layer(subject, name, chosen, excitations[name], fields[name]))
             advance(1)
-    if not any(found):
+    if not found:
         raise DataError(f"no {subject.split.split_name} image excites a unit")
-    return [row for row in found if row]
+    return found
+
+
+def _of_layer(
+    subject: Subject, layer: str, chosen: list[int], excitation: Excitation, field: Field
+) -> list[Unit]:
+    """Return the units `chosen` of a layer with their pictures."""
+    made = preferred_images(subject.model, subject.preprocessing, layer, field, chosen)
+    is_last = layer == learning_rows(subject.model)[-1]
+    return [
+        Unit(
+            layer=layer,
+            number=number,
+            title=subject.titles[number] if is_last else f"unit {number}",
+            field=field.size,
+            preferred=picture,
+            patches=patches(subject, excitation, field, number),
+        )
+        for number, picture in zip(chosen, made, strict=True)
+    ]
 
 
 def draw(
