@@ -80,7 +80,7 @@ def figures(  # noqa: PLR0913 - typer makes an option of each parameter
         only=only or (),
         layer=layer,
         unit=unit,
-        formats=formats.split(","),
+        formats=formats.replace(" ", "").split(","),
         split=split,
         checkpoint=weights,
         device=device,

@@ -107,7 +107,9 @@ def _check(
             raise UsageError(f"no {what} {', '.join(unknown)}; there are {', '.join(known)}")
     if unit is not None and layer is None:
         raise UsageError("a unit is one of a layer: name the layer, too")
-    return only or (["units"] if layer else FIGURES)
+    if layer is not None:
+        return [*only, "units"]
+    return only or FIGURES
 
 
 def _drawers(

@@ -97,8 +97,8 @@ def in_words(parts: list[Learned]) -> str:
     mean = sum(part.smoothness * part.filters for part in parts) / count
     seen = (
         f"{smooth} of {count} filters are smoother than random weights (by more than 3 standard "
-        f"deviations; the correlation of neighbouring weights is {mean:.2f} on average, and was "
-        "about 0 at the start)"
+        f"deviations; the correlation of neighbouring weights is {mean:.2f} on average, that of "
+        "random ones 0)"
     )
     if smooth <= count / 4:
         return f"Most still look like the noise that they started with: {seen}."
@@ -119,7 +119,8 @@ def draw(subject: Subject) -> style.Drawing:
     towers = by_tower(first_filters(subject), tower_count(subject.model))
     across = 12 if len(towers[0]) <= 48 else 16
     rows = -(-len(towers[0]) // across)
-    figure = style.new_figure(0.25 + len(towers) * (0.2 + rows * style.WIDTH / across))
+    title_height = 0.25 if len(towers) > 1 else 0
+    figure = style.new_figure(0.1 + len(towers) * (title_height + rows * style.WIDTH / across))
     for number, (axes, weights) in enumerate(
         zip(figure.subplots(len(towers), squeeze=False)[:, 0], towers, strict=True), start=1
     ):

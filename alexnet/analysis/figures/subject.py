@@ -96,8 +96,11 @@ def open_subject(
     if not filled:
         raise DataError(f"{dataset.path} has no images")
     chosen = split or next(name for name in ("test", "val", "train") if name in filled)
-    own = dataset.split(chosen)
-    counts = np.bincount(own.labels, minlength=len(dataset.classes)).tolist()
+    own, train = (
+        dataset.split(each) for each in (chosen, "train" if "train" in filled else chosen)
+    )
+    labels = np.concatenate([own.labels, train.labels])
+    counts = np.bincount(labels, minlength=len(dataset.classes)).tolist()
     known, given = (opened.path, opened.classes), (dataset.path, dataset.classes)
     numbers = fit.class_numbers(known, given, counts, progress)
     ours = opened.preprocessing
@@ -112,7 +115,7 @@ def open_subject(
         epochs=len(saved.position.val_errors) or saved.position.epoch - 1,
         data=dataset,
         split=renumbered(own, numbers),
-        train=renumbered(dataset.split("train" if "train" in filled else chosen), numbers),
+        train=renumbered(train, numbers),
     )
 
 

@@ -18,7 +18,7 @@ from alexnet.progress import SILENT, Progress
 UNITS = 4
 """Units shown of each layer, evenly from those that some image excites."""
 PATCHES = 9
-SIDE = 80
+SIDE = 56
 """Of a patch in the figure, in pixels."""
 
 

@@ -52,9 +52,7 @@ def report_run(
     The page is `out`, by default RUN/report.html. The images are those of `split`, by default test,
     or else val. Raises `DataError` for data that does not fit the run.
     """
-    subject = open_subject(
-        run, data, split=split, checkpoint=checkpoint, device=device, progress=progress
-    )
+    subject = open_subject(run, data, split=split, checkpoint=checkpoint, device=device)
     evaluations = [
         evaluate_run(
             run,
