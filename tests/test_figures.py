@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from convert_makers import lively, write_run
+from convert_makers import lively, pixels, write_run
+from network_makers import shrunk
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,6 +22,7 @@ import alexnet
 from alexnet.analysis.figures import (
     FIGURES,
     activations,
+    confusion,
     curves,
     draw_figures,
     filters,
@@ -476,6 +478,31 @@ def test_an_imported_run_has_no_curves_and_may_know_more_classes(
     assert "curves is left out: the run recorded no epochs" in captured.err
     assert (run.path / "figures/confusion.png").exists()
     assert not (run.path / "figures/curves.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_2012", "alexnet_nocomm", "one_weird_trick"])
+def test_large_networks_with_towers_and_without_are_drawn(
+    subject: Subject, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet.analysis.figures.preferred.STEPS", 2)
+    images = pixels(6, 224)
+    known = planted(subject, shrunk(name).float(), images, [0, 0, 1, 1, 2, 2])
+    with style.look():
+        parts: tuple[Any, ...] = (
+            predictions,
+            neighbours,
+            units,
+            activations,
+            saliency,
+            confusion,
+            rdm,
+            filters,
+        )
+        for part in parts:
+            assert part.draw(known).caption
+    towers = filters.by_tower(filters.first_filters(known), tower_count(known.model))
+    assert len(towers) == (1 if name == "one_weird_trick" else 2)
 
 
 def test_dead_units_are_left_out(subject: Subject) -> None:

@@ -33,8 +33,6 @@ def preferred_images(
     layer: str,
     field: Field,
     units: Sequence[int],
-    *,
-    steps: int = STEPS,
 ) -> Pixels:
     """Return what excites each of `units` of the row `layer` most: (units, height, width, 3).
 
@@ -48,7 +46,7 @@ def preferred_images(
     generator = torch.Generator().manual_seed(0)
     reach = int(canvas.side * JITTER)
     index = torch.arange(len(units)), torch.tensor(list(units))
-    for _ in range(steps):
+    for _ in range(STEPS):
         shift = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
         inputs = waves.pixels().roll(shift, (2, 3)) - waves.mean(canvas.side)
         outputs = taps(model, inputs, [layer])[layer]
