@@ -1,4 +1,8 @@
 from .analysis.features import extract_features as extract_features
+from .analysis.figures import FiguresReport as FiguresReport
+from .analysis.figures import draw_figures as draw_figures
+from .analysis.report import RunReport as RunReport
+from .analysis.report import report_run as report_run
 from .analysis.summary import Summary as Summary
 from .analysis.summary import summarize as summarize
 from .config import Settings as Settings

@@ -32,6 +32,8 @@ COMMANDS = [
     "evaluate",
     "predict",
     "features",
+    "figures",
+    "report",
     "import",
     "export",
     "convert",

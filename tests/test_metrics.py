@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 from alexnet.errors import UsageError
 from alexnet.evaluate import confusion_matrix, ranks
@@ -70,6 +71,20 @@ def test_tensorboard_shows_the_same(tmp_path: Path) -> None:
     assert shown["epoch/train_loss"] == [(60, 2.0)]
     assert shown["epoch/val_loss"] == [(60, 1.5)]
     assert "step/val_loss" not in shown
+
+
+def test_tensorboard_has_training_and_validation_on_one_card(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, tensorboard=True)
+    log.append({"step": 60, "epoch": 1, "train_loss": 2.0, "val_loss": 1.5, "kind": "epoch"})
+    log.close()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (value,) = events.Tensors("custom_scalars__config__")
+    (category,) = layout_pb2.Layout.FromString(value.tensor_proto.string_val[0]).category
+    assert [chart.title for chart in category.chart] == ["loss", "error"]
+    loss = category.chart[0].multiline.tag
+    assert list(loss) == ["epoch/train_loss", "epoch/val_loss"]
+    assert set(loss) <= set(events.Tags()["scalars"])
 
 
 def test_tensorboard_that_is_not_installed_is_named(

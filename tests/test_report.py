@@ -16,12 +16,19 @@ from PIL import Image
 
 import alexnet
 import alexnet.demo
+from alexnet.analysis.figures.filters import filter_pictures, first_filters
+from alexnet.analysis.figures.pictures import enlarged, sheet
+from alexnet.analysis.figures.predictions import answers
+from alexnet.analysis.figures.subject import Subject, open_subject
+from alexnet.analysis.report import PER_CLASS, charts, report_run, sample_images
+from alexnet.analysis.report import page as report
+from alexnet.cli import main
 from alexnet.config import Settings
-from alexnet.demo import charts, report, stages
+from alexnet.dataset import Dataset
+from alexnet.demo import stages
 from alexnet.demo.drawings import CLASSES, Drawings
 from alexnet.errors import StorageError, UsageError
 from alexnet.evaluate import evaluate_run
-from alexnet.predict import Prediction
 from alexnet.storage.run import Run
 
 COUNTS = {"train": 40, "val": 20, "test": 30}
@@ -33,6 +40,11 @@ VOID = {"br", "col", "hr", "img", "input", "link", "meta"}
 def demo(tmp_path_factory: pytest.TempPathFactory) -> stages.DemoReport:
     out = tmp_path_factory.mktemp("demo") / "out"
     return alexnet.run_demo(out, epochs=2, device="cpu", drawings=Drawings(counts=COUNTS))
+
+
+@pytest.fixture(scope="module")
+def subject(demo: stages.DemoReport) -> Subject:
+    return open_subject(demo.run, demo.data, split="test", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +93,7 @@ def test_the_demo_leaves_what_it_says(demo: stages.DemoReport) -> None:
     assert [evaluation.views for evaluation in demo.evaluations] == [1, 10]
     assert {evaluation.split for evaluation in demo.evaluations} == {"test"}
     assert {evaluation.images for evaluation in demo.evaluations} == {COUNTS["test"]}
-    assert demo.truths == [name for name in CLASSES for _ in range(stages.PICTURES_PER_CLASS)]
+    assert demo.truths == [name for name in CLASSES for _ in range(PER_CLASS)]
     for truth, prediction in zip(demo.truths, demo.predictions, strict=True):
         assert Path(prediction.image).name.startswith(truth)
         assert len(prediction.predictions) == 5
@@ -124,9 +136,11 @@ def test_the_page_is_well_formed_and_has_all_sections(page: str) -> None:
     assert parsed.of("h2") == [
         "Training",
         "Predictions for 20 test images",
+        "Where the network looks",
         "Confusion matrix",
         "Filters of the first layer",
-        "Reproduce this run",
+        "What excites units",
+        "How it was made",
     ]
     assert ("html", {"lang": "en"}) in parsed.seen
     assert len(parsed.of("title")) == 3  # the page's and one for each chart
@@ -150,7 +164,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing(page: str) -> None:
 def test_every_picture_says_what_it_shows(page: str) -> None:
     parsed = Page(page)
     pictures = [attributes for tag, attributes in parsed.seen if tag == "img"]
-    assert len(pictures) == 21
+    assert len(pictures) == 20 + 6 * 3 + 2 + 5 * 2  # cards, evidence, towers, units
     assert all(attributes["alt"] for attributes in pictures)
     charts_shown = [a for tag, a in parsed.seen if tag == "svg" and a.get("role") == "img"]
     assert [a["aria-labelledby"] for a in charts_shown] == ["chart1", "chart2"]
@@ -184,18 +198,20 @@ def test_the_numbers_are_those_measured(demo: stages.DemoReport, page: str) -> N
 
 
 def test_names_and_texts_are_escaped(demo: stages.DemoReport) -> None:
-    run = Run.open(demo.run)
-    run.titles = [f"<script>alert({number})</script>" for number in range(10)]
-    samples = [report.Sample(demo.truths[0], demo.predictions[0])]
+    subject = open_subject(demo.run, demo.data, device="cpu")
+    subject.run.titles = [f"<script>alert({number})</script>" for number in range(10)]
+    samples = answers(subject, sample_images(subject.split, 10)[:1])
     story = report.Story("<b>bold</b>", '"><img src=x onerror=y>', "demo --out 'a & b'")
-    parsed = Page(report.render_report(run, demo.evaluations, samples, story))
+    parsed = Page(report.render_report(subject, demo.evaluations, samples, story))
     assert {"script", "b"} - {tag for tag, _ in parsed.seen} == {"script"}
     assert parsed.of("h1") == ["<b>bold</b>"]
     assert "<script>alert(3)</script>" in parsed.of("th")
     assert all("onerror" not in attributes for _, attributes in parsed.seen)
 
 
-def test_a_run_without_validation_has_its_training_loss_only(demo: stages.DemoReport) -> None:
+def test_a_run_without_validation_has_its_training_loss_only(
+    demo: stages.DemoReport, subject: Subject
+) -> None:
     rows = [
         {"epoch": 1, "train_loss": 2.0, "val_loss": None, "top1_error": None, "top5_error": None}
     ]
@@ -204,28 +220,65 @@ def test_a_run_without_validation_has_its_training_loss_only(demo: stages.DemoRe
     run = Run.open(demo.run)
     (run.path / "metrics.jsonl").rename(run.path / "temporary")
     try:
-        parsed = Page(report.render_report(run, demo.evaluations, [], STORY))
+        parsed = Page(report.render_report(subject, demo.evaluations, [], STORY))
     finally:
         (run.path / "temporary").rename(run.path / "metrics.jsonl")
     assert "Training" not in parsed.of("h2")
 
 
 def test_a_page_that_cannot_be_written_is_a_clear_error(
-    demo: stages.DemoReport, tmp_path: Path
+    demo: stages.DemoReport, subject: Subject, tmp_path: Path
 ) -> None:
     with pytest.raises(StorageError, match="cannot write the report"):
-        report.write_report(
-            tmp_path / "no" / "page.html", Run.open(demo.run), demo.evaluations, [], STORY
-        )
+        report.write_report(tmp_path / "no" / "page.html", subject, demo.evaluations, [], STORY)
+
+
+# The page about any run.
+
+
+def test_any_run_has_a_page(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page.html"
+    words = ["report", str(tiny_run), str(tiny_data), "--out", str(out), "--device", "cpu"]
+    assert main([*words, "--plain"]) == 0
+    printed = capsys.readouterr().out
+    parsed = Page(out.read_text(encoding="utf-8"))
+    assert parsed.of("h1") == ["run: cifar10_11"]
+    one = evaluate_run(tiny_run, tiny_data, split="test", device="cpu")
+    assert parsed.of("dd")[0] == report.percent(one.top1_error)
+    assert f"{one.top1_error:.2%}" in printed
+    assert "What excites units" in parsed.of("h2")
+    assert f"alexnet report {tiny_run} {tiny_data}" in parsed.of("code")
+    again = report_run(tiny_run, tiny_data, out, split="train", device="cpu").as_json()
+    assert [each["split"] for each in again["evaluations"]] == ["train", "train"]
+    assert "not used in training" not in out.read_text(encoding="utf-8")
+
+
+def test_images_are_of_all_classes_or_even(tiny_data: Path) -> None:
+    split = Dataset(tiny_data).split("test")
+    assert split.labels[sample_images(split, 3)].tolist() == [0, 0, 1, 1, 2, 2]
+    assert sample_images(split, 1000).tolist() == list(range(15))
+
+
+def test_many_classes_are_a_list_of_the_worst(demo: stages.DemoReport) -> None:
+    titles = [f"class {number}" for number in range(40)]
+    confusion = [[0] * 40 for _ in titles]
+    for number in range(40):
+        confusion[number][number] = number
+        confusion[number][(number + 1) % 40] = 2
+    per_class: list[dict[str, object]] = [
+        {"images": number + 2, "top1_error": 2 / (number + 2)} for number in range(40)
+    ]
+    per_class[39]["images"] = 0
+    found = replace(demo.evaluations[0], per_class=per_class, confusion=confusion)
+    rows = report.worst_rows(found, titles)
+    assert rows[0] == ("class 0", 2, 1.0, "class 1 (2)")
+    assert len(rows) == report.MOST_CLASSES
+    assert report.worst_rows(found, titles[:30]) == []
 
 
 # Its parts.
-
-
-def test_the_example_of_a_wrong_answer() -> None:
-    prediction = Prediction("x.png", (("cat", 0.7), ("dog", 0.2)))
-    assert report.Sample("cat", prediction).is_right
-    assert not report.Sample("dog", prediction).is_right
 
 
 @pytest.mark.parametrize(
@@ -271,25 +324,15 @@ def test_many_epochs_have_few_ticks() -> None:
     assert [tick.text for tick in chart.x_ticks] == ["1", "20", "40", "60", "80"]
 
 
-def test_filters_are_grey_where_they_are_zero() -> None:
-    weights = np.zeros((13, 3, 2, 2), np.float32)
-    weights[1, 0, 0, 0], weights[1, 2, 1, 1] = 0.5, -0.25
-    sheet = report.filter_sheet(weights)[:: report.FILTER_ENLARGEMENT, :: report.FILTER_ENLARGEMENT]
-    assert sheet.shape == (2 * 3 - 1, 12 * 3 - 1, 4)  # twelve in a row, then the thirteenth
-    assert_array_equal(sheet[0, 0], [128, 128, 128, 255])
-    assert_array_equal(sheet[0, 3], [255, 128, 128, 255])
-    assert_array_equal(sheet[1, 4], [128, 128, 64, 255])
-    assert (sheet[2, :, 3] == 0).all()  # the gap between the rows
-    assert (sheet[3:, 3:, 3] == 0).all()  # nothing after the last
-
-
-def test_the_filters_shown_are_those_of_the_network(demo: stages.DemoReport, page: str) -> None:
-    weights = Run.open(demo.run).load_model().get_parameter("conv1.weight").detach()
+def test_the_filters_shown_are_those_of_the_network(subject: Subject, page: str) -> None:
     parsed = Page(page)
-    (image,) = [attributes for _, attributes in parsed.seen if attributes.get("class") == "filters"]
-    shown = Image.open(io.BytesIO(base64.b64decode(f"{image['src']}".partition(",")[2])))
+    images = [attributes for _, attributes in parsed.seen if attributes.get("class") == "filters"]
+    weights = first_filters(subject)
     assert any(text.startswith(f"The {len(weights)} filters") for text in parsed.of("p"))
-    assert_array_equal(np.asarray(shown), report.filter_sheet(weights.numpy()))
+    for image, part in zip(images, np.split(weights, 2), strict=True):
+        shown = Image.open(io.BytesIO(base64.b64decode(f"{image['src']}".partition(",")[2])))
+        tiles = enlarged(filter_pictures(part), report.FILTER_ENLARGEMENT)
+        assert_array_equal(np.asarray(shown), sheet(tiles, report.FILTERS_ACROSS, gap=4))
 
 
 def test_confusion_cells_are_shares_of_their_row() -> None:

@@ -21,10 +21,12 @@ from alexnet.cli import (
     evaluate,
     export,
     features,
+    figures,
     import_,
     plan,
     predict,
     prepare,
+    report,
     reproduce,
     summary,
     train,
@@ -62,6 +64,8 @@ for command in (
     evaluate.evaluate,
     predict.predict,
     features.features,
+    figures.figures,
+    report.report,
     import_.import_,
     export.export,
     convert.convert,
@@ -132,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         RESERVE.clear()
         if debug:
             traceback.print_exc()
-        code = report(error, given)
+        code = report_error(error, given)
     discard_output_that_fails()
     return code
 
@@ -146,7 +150,7 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
+def report_error(error: BaseException, arguments: Sequence[str] = ()) -> int:
     """Print the error of the command `arguments` as one line and return the exit code."""
     match error:
         case AlexnetError():

@@ -6,10 +6,12 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet.cli.console import fits, plain_table, print_json, stdout
-from alexnet.cli.options import NETWORKS, Json, check_model, option
+from alexnet.cli.options import NETWORKS, Json, check_model, flag, option
+from alexnet.errors import UsageError
 
 if TYPE_CHECKING:
     from alexnet.analysis.differences import Value
+    from alexnet.analysis.receptive_fields import Field
     from alexnet.analysis.summary import Row, Summary
 
 Network = Annotated[str, option("--model NAME", NETWORKS)]
@@ -27,12 +29,18 @@ Diff = Annotated[
     option("--diff A B", "Show how network B differs from A; --ablate changes only B."),
 ]
 
+Fields = Annotated[
+    bool,
+    flag("--receptive-fields", "Show which pixels of the image a unit of each layer can see."),
+]
+
 
 def summary(
     model: Network = "alexnet",
     classes: Classes = 1000,
     ablate: Ablate = None,
     diff: Diff = None,
+    receptive_fields: Fields = False,
     json: Json = False,
 ) -> None:
     """Show a network as a table.
@@ -46,8 +54,11 @@ def summary(
       alexnet summary --model cifar10_11 --classes 10
       alexnet summary --diff alexnet caffenet
       alexnet summary --ablate overlap=no --json
+      alexnet summary --model alexnet_2012 --receptive-fields
     """
     check_model(*(diff or [model]))
+    if diff is not None and receptive_fields:
+        raise UsageError("--receptive-fields shows one network, --diff two: name one of them")
     from alexnet.analysis.differences import as_json
     from alexnet.analysis.summary import summarize
 
@@ -59,11 +70,42 @@ def summary(
         else:
             show_differences(*pair, stdout())
         return
+    if receptive_fields:
+        show_fields(model, changes, as_json=json)
+        return
     result = summarize(model, classes, ablate=changes)
     if json:
         print_json(result.as_json())
     else:
         show(result, stdout())
+
+
+def show_fields(model: str, changes: dict[str, str], *, as_json: bool) -> None:
+    """Print the receptive field of each row's units."""
+    from alexnet.analysis.receptive_fields import fields_and_shapes
+    from alexnet.analysis.summary import build_without_memory
+
+    found = list(fields_and_shapes(build_without_memory(model, 1000, changes)))
+    if as_json:
+        rows = [{"name": name, "output": shape, **field.as_json()} for name, field, shape in found]
+        print_json({"model": model, "receptive_fields": rows})
+        return
+    columns = ("output", "field", "stride", "first pixel", "center")
+    table = plain_table("layer", *columns, right=columns, least=("center", "output"))
+    for name, field, shape in found:
+        table.add_row(name, size_text(shape), *field_texts(field))
+    stdout().print(table)
+    stdout().print(
+        "\nIn pixels of the image. The first pixel and the center are those of the first unit; "
+        "below 0 is padding."
+    )
+
+
+def field_texts(field: "Field") -> list[str]:
+    """Write size, stride, first pixel and center of a field; one number where both are equal."""
+    pairs = (field.stride, field.start, field.center)
+    texts = [f"{a:g}" if a == b else f"{a:g}, {b:g}" for a, b in pairs]
+    return [size_text(field.size), *texts]
 
 
 def show_differences(first: "Summary", second: "Summary", console: Console) -> None:

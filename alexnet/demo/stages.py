@@ -7,10 +7,13 @@ from typing import Any
 
 from PIL import Image
 
+from alexnet.analysis.figures.predictions import answers
+from alexnet.analysis.figures.subject import open_subject
+from alexnet.analysis.report import sample_images
+from alexnet.analysis.report.page import Story, duration, write_report
 from alexnet.config import Settings
-from alexnet.dataset import Dataset, Split
+from alexnet.dataset import Dataset
 from alexnet.demo.drawings import Drawings
-from alexnet.demo.report import Sample, Story, duration, write_report
 from alexnet.device import DeviceName
 from alexnet.errors import UsageError
 from alexnet.evaluate import Accelerate, Evaluation, evaluate_run
@@ -24,7 +27,6 @@ from alexnet.train import TrainReport, train_model
 
 SIZE = 64
 EPOCHS = 10
-PICTURES_PER_CLASS = 2
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ def run_demo(
     pictures = write_pictures(dataset, out / "pictures")
     predictions = predict_images(list(pictures), run, **options)
 
-    truths = list(pictures.values())
-    samples = [Sample(*pair) for pair in zip(truths, predictions, strict=True)]
+    subject = open_subject(run, data, split="test", device=device)
+    shown = answers(subject, sample_images(subject.split, len(dataset.classes)))
     command = f"alexnet demo {shlex.quote(str(out))} --epochs {settings.epochs} --seed {seed}"
-    opened = Run.open(run)
-    story = describe(dataset, opened.info.get("hardware", trained.device), trained.seconds, command)
-    page = write_report(out / "report.html", opened, evaluations, samples, story)
+    hardware = subject.run.info.get("hardware", trained.device)
+    story = describe(dataset, hardware, trained.seconds, command)
+    page = write_report(out / "report.html", subject, evaluations, shown, story)
     return DemoReport(
         out=str(out),
         report=str(page),
@@ -100,7 +102,7 @@ def run_demo(
         train=trained,
         evaluations=evaluations,
         predictions=predictions,
-        truths=truths,
+        truths=list(pictures.values()),
     )
 
 
@@ -139,18 +141,12 @@ def write_pictures(dataset: Dataset, folder: Path) -> dict[Path, str]:
     folder.mkdir(parents=True, exist_ok=True)
     test = dataset.split("test")
     written = {}
-    for label, name in enumerate(dataset.classes):
-        for index in first_of_class(test, label):
-            path = folder / f"{name}-{index:04d}.png"
-            Image.fromarray(test.read([index])[0]).save(path)
-            written[path] = name
+    for index in sample_images(test, len(dataset.classes)).tolist():
+        name = dataset.classes[test.labels[index]]
+        path = folder / f"{name}-{index:04d}.png"
+        Image.fromarray(test.read([index])[0]).save(path)
+        written[path] = name
     return written
-
-
-def first_of_class(split: Split, label: int) -> list[int]:
-    """Return the indices of the first images of a class."""
-    indices: list[int] = (split.labels == label).nonzero()[0].tolist()
-    return indices[:PICTURES_PER_CLASS]
 
 
 def describe(dataset: Dataset, hardware: str, seconds: float, command: str) -> Story:

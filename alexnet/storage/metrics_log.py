@@ -12,6 +12,12 @@ from alexnet.errors import StorageError, UsageError
 from alexnet.progress import SILENT
 from alexnet.storage.atomic import write_text
 
+COMPARED = {
+    "loss": ["Multiline", ["epoch/train_loss", "epoch/val_loss"]],
+    "error": ["Multiline", ["epoch/top1_error", "epoch/top5_error"]],
+}
+"""TensorBoard's cards with several curves, under Custom Scalars."""
+
 Row = dict[str, Any]
 """One line; it has an entry "step"."""
 
@@ -103,6 +109,7 @@ class MetricsLog:
 
             # purge_step makes TensorBoard forget what a resumed run will write again.
             self._board = SummaryWriter(self._board_folder, purge_step=row["step"])
+            self._board.add_custom_scalars({"by epoch": COMPARED})
         kind = row.get("kind", "step")
         for name, value in row.items():
             if name not in ("step", "kind") and value is not None:

@@ -1,11 +1,9 @@
-"""Write one HTML page about a trained run: errors, curves, predictions, confusions, settings.
+"""Write one HTML page about a trained run: errors, curves, predictions, filters, settings.
 
 The page makes no requests and runs no script, so it can be mailed, printed or published anywhere.
 This module computes the values that the template `report.html.jinja` lays out.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,34 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
+from alexnet.analysis.figures.filters import (
+    by_tower,
+    filter_pictures,
+    first_filters,
+    in_words,
+    learned,
+)
+from alexnet.analysis.figures.pictures import enlarged, png_address, sheet
+from alexnet.analysis.figures.predictions import Answer
+from alexnet.analysis.figures.subject import Subject, tower_count
+from alexnet.analysis.report.charts import Chart, line_chart
+from alexnet.analysis.report.evidence import find_evidence, find_excited
 from alexnet.config import Settings
-from alexnet.demo.charts import Chart, line_chart
 from alexnet.errors import StorageError
 from alexnet.evaluate import Evaluation
-from alexnet.images import Pixels
-from alexnet.predict import Prediction
 from alexnet.storage.atomic import expanded
 from alexnet.storage.run import Run
 
 FILTERS_ACROSS = 12
 FILTER_ENLARGEMENT = 8
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A picture, its true class and the prediction of the network."""
-
-    truth: str
-    prediction: Prediction
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the most probable class is the true class."""
-        return self.prediction.predictions[0][0] == self.truth
+MOST_CLASSES = 30
+"""Of more classes the page shows the worst, in place of the whole confusion matrix."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +47,19 @@ class Story:
 
 def write_report(
     path: str | Path,
-    run: Run,
+    subject: Subject,
     evaluations: Sequence[Evaluation],
-    samples: Sequence[Sample],
+    answers: Sequence[Answer],
     story: Story,
 ) -> Path:
     """Write the page about a trained run to `path`; return `path`.
 
     `evaluations` give the errors, one for each number of views, all of one split. The confusion
-    matrix is that of the first. Raises `StorageError` if the page cannot be written.
+    matrix is that of the first. `answers` are the predictions that are shown.
+    Raises `StorageError` if the page cannot be written.
     """
     path = expanded(path)
-    page = render_report(run, evaluations, samples, story)
+    page = render_report(subject, evaluations, answers, story)
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -74,32 +68,45 @@ def write_report(
 
 
 def render_report(
-    run: Run, evaluations: Sequence[Evaluation], samples: Sequence[Sample], story: Story
+    subject: Subject, evaluations: Sequence[Evaluation], answers: Sequence[Answer], story: Story
 ) -> str:
     """Return the page as HTML; see `write_report`."""
-    model = run.load_model()
+    run = subject.run
     epochs = [row for row in run.metrics() if row.get("kind") == "epoch"]
-    weights = model.get_parameter("conv1.weight").detach()
     template = template_environment().from_string(
-        resources.files("alexnet.demo").joinpath("report.html.jinja").read_text(encoding="utf-8")
+        resources.files("alexnet.analysis.report")
+        .joinpath("report.html.jinja")
+        .read_text(encoding="utf-8")
     )
     return template.render(
         story=story,
         model=run.model_name,
         titles=run.titles,
-        names=dict(zip(run.classes, run.titles, strict=True)),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
         seconds=epochs[-1]["seconds"] if epochs else None,
         evaluations=evaluations,
         epochs=epochs,
         charts=learning_curves(epochs),
-        filter_count=len(weights),
-        filters=png_address(filter_sheet(weights.cpu().numpy())),
-        samples=[(sample, png_address(read_picture(sample))) for sample in samples],
+        samples=[(answer, png_address(answer.picture)) for answer in answers],
+        evidence=find_evidence(subject, answers),
+        excited=find_excited(subject),
         confusion=confusion_rows(evaluations[0].confusion, run.titles),
+        worst=worst_rows(evaluations[0], run.titles),
         settings=settings_rows(run.settings),
         facts=facts(run),
+        **filters_shown(subject),
     )
+
+
+def filters_shown(subject: Subject) -> dict[str, Any]:
+    """Return the pictures of each tower's filters, and what they have learned in words."""
+    towers = by_tower(first_filters(subject), tower_count(subject.model))
+    tiles = [enlarged(filter_pictures(weights), FILTER_ENLARGEMENT) for weights in towers]
+    return {
+        "filter_count": sum(map(len, towers)),
+        "filters": [png_address(sheet(each, FILTERS_ACROSS, gap=4)) for each in tiles],
+        "filters_learned": in_words([learned(weights) for weights in towers]),
+    }
 
 
 def template_environment() -> jinja2.Environment:
@@ -140,38 +147,6 @@ def learning_curves(epochs: Sequence[dict[str, Any]]) -> list[Chart]:
     return [chart for chart in charts if chart.curves]
 
 
-def filter_sheet(weights: NDArray[np.float32]) -> Pixels:
-    """Arrange filters (N, 3, height, width) in one enlarged RGBA picture with transparent gaps.
-
-    Grey is 0. The largest weight of each filter is 0 or 255 in its channel.
-    """
-    count, _, height, width = weights.shape
-    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
-    shades = 127.5 + 127.5 * weights / np.where(largest > 0, largest, 1)
-    tiles = np.rint(shades).astype(np.uint8).transpose(0, 2, 3, 1)
-    rows = -(-count // FILTERS_ACROSS)
-    sheet = np.zeros((rows * (height + 1) - 1, FILTERS_ACROSS * (width + 1) - 1, 4), np.uint8)
-    for number, tile in enumerate(tiles):
-        top = number // FILTERS_ACROSS * (height + 1)
-        left = number % FILTERS_ACROSS * (width + 1)
-        sheet[top : top + height, left : left + width, :3] = tile
-        sheet[top : top + height, left : left + width, 3] = 255
-    return sheet.repeat(FILTER_ENLARGEMENT, axis=0).repeat(FILTER_ENLARGEMENT, axis=1)
-
-
-def read_picture(sample: Sample) -> Pixels:
-    """Read the picture of a sample: (height, width, 3)."""
-    with Image.open(sample.prediction.image) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def png_address(pixels: Pixels) -> str:
-    """Return a picture as a data address (data:image/png;base64,...)."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
 @dataclass(frozen=True)
 class Cell:
     """A count of the confusion matrix, its share of the row, and whether it is on the diagonal."""
@@ -191,6 +166,23 @@ def confusion_rows(
         cells = [Cell(count, count / images, row == column) for column, count in enumerate(counts)]
         rows.append((title, cells))
     return rows
+
+
+def worst_rows(evaluation: Evaluation, titles: Sequence[str]) -> list[tuple[str, int, float, str]]:
+    """List title, images, error and most frequent mistake of the worst classes, if many.
+
+    Nothing where the whole confusion matrix can be shown.
+    """
+    if len(titles) <= MOST_CLASSES:
+        return []
+    rows = []
+    for index, row in enumerate(evaluation.per_class):
+        if row["images"]:
+            wrong = [0 if i == index else n for i, n in enumerate(evaluation.confusion[index])]
+            most = max(wrong)
+            mistake = f"{titles[wrong.index(most)]} ({most})" if most else ""
+            rows.append((titles[index], row["images"], row["top1_error"], mistake))
+    return sorted(rows, key=lambda row: -row[2])[:MOST_CLASSES]
 
 
 def settings_rows(settings: Settings) -> list[tuple[str, str, str]]:
