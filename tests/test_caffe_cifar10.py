@@ -17,7 +17,7 @@ from torch import nn
 
 from alexnet.kernels import accelerate
 from alexnet.kernels.accelerated import AcceleratedNetwork
-from alexnet.kernels.convolutions import cpu_algorithm
+from alexnet.kernels.cpu.tuning import conv_algorithm
 from alexnet.networks.initialization import weight_layers
 from alexnet.networks.registry import create_model
 
@@ -106,7 +106,7 @@ def test_the_kernels_for_gpus_compute_it_too(model: nn.Sequential) -> None:
 
     device = torch.device("cuda" if ON_GPU else "cpu")
     model, rows = model.to(device), OrderedDict(model.named_children())
-    network = AcceleratedNetwork(rows, blocks, device.type, cpu_algorithm)
+    network = AcceleratedNetwork(rows, blocks, device.type, conv_algorithm)
     assert rows["pool2"] in network.stages
     assert rows["snorm1"] not in network.stages
     images = torch.randn(1, 3, 32, 32, dtype=torch.float64, device=device) * 60
