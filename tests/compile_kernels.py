@@ -17,26 +17,37 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from alexnet.kernels.cuda import batch, block_kernels, sgd, spatial_norm
+from alexnet.kernels.cuda import (
+    batch,
+    bias_relu,
+    block_backward,
+    block_forward,
+    sgd,
+    spatial_norm,
+)
 
 TARGET = GPUTarget("cuda", 90, 32)
-INTEGERS = (*("count", "height", "width", "out_height", "out_width", "length", "size", "before"),)
+INTEGERS = (
+    *("count", "height", "width", "out_height", "out_width", "length", "size", "before"),
+    *("strips", "rows"),
+)
 BLOCK: dict[str, Any] = {
     "channels": 96, "tower": 96, "pool": 3, "stride": 2, "relu": True, "norm": True,
-    "alpha": 1e-4, "beta": 0.75, "k": 2.0, "pixels": 32, "block": 32, "wide": tl.float32,
-}  # fmt: skip
-SPATIAL: dict[str, Any] = {
-    "size": 5, "alpha": 4e-5, "beta": 0.75, "channels": 256, "pixels": 32, "block": 32,
+    "alpha": 1e-4, "beta": 0.75, "k": 2.0, "places": 32, "groups": 4, "group": 8,
     "wide": tl.float32,
 }  # fmt: skip
-
+FORWARD: dict[str, Any] = {"relu_after": False, "reaches_out": False, "columns": 2}
+BACKWARD: dict[str, Any] = {"slope": 1.5e-4}
+ALONE: dict[str, Any] = {"pool": 1, "stride": 1, "relu": False, "codes": None}
+VALUES = dict.fromkeys(("x", "y", "bias", "gradient", "out"), "*bf16")
+VALUES |= {"codes": "*u8", "sums": "*fp32"}
+TILE: dict[str, Any] = {"channels": 256, "pixels": 32, "block": 32, "wide": tl.float32}
+SPATIAL: dict[str, Any] = TILE | {"size": 5, "alpha": 4e-5, "beta": 0.75}
 BATCH: dict[str, Any] = {"crop": 224, "stride": 4, "columns": 32, "values": 16}
 
 
-def build(
-    kernel: Any, constants: dict[str, Any], types: dict[str, str], allowed: int = 0
-) -> dict[str, int]:
-    """Compile one kernel; count layout conversions, and bytes of registers spilled to memory."""
+def compile_kernel(kernel: Any, constants: dict[str, Any], types: dict[str, str]) -> Any:
+    """Compile one kernel for the target."""
     names = kernel.arg_names
     types = dict.fromkeys(INTEGERS, "i32") | types
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
@@ -47,7 +58,14 @@ def build(
         if kind.startswith("*")
     }
     source = ASTSource(kernel, signature, values, aligned)
-    compiled = triton.compile(source, target=TARGET, options={"enable_fp_fusion": True})
+    return triton.compile(source, target=TARGET, options={"enable_fp_fusion": True})
+
+
+def build(
+    kernel: Any, constants: dict[str, Any], types: dict[str, str], allowed: int = 0
+) -> dict[str, int]:
+    """Compile one kernel; count layout conversions, and bytes of registers spilled to memory."""
+    compiled = compile_kernel(kernel, constants, types)
     return {
         "layout_conversions": compiled.asm["ttgir"].count("ttg.convert_layout"),
         "allowed": allowed,
@@ -71,21 +89,23 @@ def spilled(ptx: str) -> int:
 
 def main() -> None:
     """Compile all, in the types of mixed precision."""
-    values = dict.fromkeys(("x", "y", "gradient", "out"), "*bf16") | {"argmaxes": "*u8"}
-    alone = BLOCK | {"pool": 1, "stride": 1, "relu": False, "argmaxes": None}
+    forward, backward = block_forward.forward_kernel, block_backward.backward_kernel
     sums = dict.fromkeys(("direct", "terms"), "*fp32")
     images = {"rows": "*u8", "table": "*i32", "shift": "*fp32", "mean": "*fp32", "out": "*bf16"}
     images |= {f"step_{axis}": "i32" for axis in "nqij"} | {"divisor": "fp32"}
     update = {"weight": "*fp32", "velocity": "*fp32", "gradient": "*bf16", "copy": "*bf16"}
     update |= {"rates": "*fp32", "enabled": "*i32", "momentum": "fp32"}
-    forward, backward = block_kernels._forward_kernel, block_kernels._backward_kernel
-    pooled = {"relu_after": False, "save_argmax": True}
+    # What is stored is in another order of threads than what was loaded.
     built = {
-        "forward": build(forward, BLOCK | pooled, values),
-        "forward: norm alone": build(forward, alone | pooled | {"save_argmax": False}, values),
-        "backward": build(backward, BLOCK | {"slope": 1e-4}, values),
-        "backward: norm alone": build(backward, alone | {"slope": 1e-4}, values),
-        "spatial norm": build(spatial_norm._terms_kernel, SPATIAL, values | sums, 2),
+        "forward": build(forward, BLOCK | FORWARD, VALUES, 4),
+        "forward: norm alone": build(forward, BLOCK | FORWARD | ALONE, VALUES, 2),
+        "backward": build(backward, BLOCK | BACKWARD, VALUES, 5),
+        "backward: norm alone": build(backward, BLOCK | BACKWARD | ALONE, VALUES, 5),
+        "bias and ReLU: forward": build(bias_relu._forward_kernel, TILE, VALUES, 1),
+        "bias and ReLU: backward": build(
+            bias_relu._backward_kernel, TILE | {"tiles": 16}, VALUES, 1
+        ),
+        "spatial norm": build(spatial_norm._terms_kernel, SPATIAL, VALUES | sums, 2),
         "batch": build(batch._kernel, BATCH | {"halved": False}, images, 6),
         "batch, colour halved": build(batch._kernel, BATCH | {"halved": True}, images, 6),
         "update": build(sgd._kernel, {"has_copy": True, "block": 1024}, update, 2),
