@@ -17,18 +17,34 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from alexnet.kernels.cuda import batch, block_kernels, dropout, loss, spatial_norm, update
+from alexnet.kernels.cuda import (
+    batch,
+    bias_relu,
+    block_backward,
+    block_forward,
+    dropout,
+    loss,
+    spatial_norm,
+    update,
+)
 
 TARGET = GPUTarget("cuda", 90, 32)
-INTEGERS = (*("count", "height", "width", "out_height", "out_width", "length", "size", "before"),)
+INTEGERS = (
+    *("count", "height", "width", "out_height", "out_width", "length", "size", "before"),
+    *("strips", "rows"),
+)
 BLOCK: dict[str, Any] = {
     "channels": 96, "tower": 96, "pool": 3, "stride": 2, "relu": True, "norm": True,
-    "alpha": 1e-4, "beta": 0.75, "k": 2.0, "pixels": 32, "block": 32, "wide": tl.float32,
-}  # fmt: skip
-SPATIAL: dict[str, Any] = {
-    "size": 5, "alpha": 4e-5, "beta": 0.75, "channels": 256, "pixels": 32, "block": 32,
+    "alpha": 1e-4, "beta": 0.75, "k": 2.0, "places": 32, "groups": 4, "group": 8,
     "wide": tl.float32,
 }  # fmt: skip
+FORWARD: dict[str, Any] = {"relu_after": False, "reaches_out": False, "columns": 2}
+BACKWARD: dict[str, Any] = {"slope": 1.5e-4}
+ALONE: dict[str, Any] = {"pool": 1, "stride": 1, "relu": False, "codes": None}
+VALUES = dict.fromkeys(("x", "y", "bias", "gradient", "out"), "*bf16")
+VALUES |= {"codes": "*u8", "sums": "*fp32"}
+TILE: dict[str, Any] = {"channels": 256, "pixels": 32, "block": 32, "wide": tl.float32}
+SPATIAL: dict[str, Any] = TILE | {"size": 5, "alpha": 4e-5, "beta": 0.75}
 
 BATCH: dict[str, Any] = {
     "crop": 224,
@@ -41,10 +57,8 @@ BATCH: dict[str, Any] = {
 UPDATE: dict[str, Any] = {"gradient_type": tl.bfloat16, "columns": 6, "block": update.BLOCK}
 
 
-def build(
-    kernel: Any, constants: dict[str, Any], types: dict[str, str], allowed: int = 0
-) -> dict[str, int]:
-    """Compile one kernel; count layout conversions, and bytes of registers spilled to memory."""
+def compile_kernel(kernel: Any, constants: dict[str, Any], types: dict[str, str]) -> Any:
+    """Compile one kernel for the target."""
     names = kernel.arg_names
     types = dict.fromkeys(INTEGERS, "i32") | types
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
@@ -55,7 +69,14 @@ def build(
         if kind.startswith("*")
     }
     source = ASTSource(kernel, signature, values, aligned)
-    compiled = triton.compile(source, target=TARGET, options={"enable_fp_fusion": True})
+    return triton.compile(source, target=TARGET, options={"enable_fp_fusion": True})
+
+
+def build(
+    kernel: Any, constants: dict[str, Any], types: dict[str, str], allowed: int = 0
+) -> dict[str, int]:
+    """Compile one kernel; count layout conversions, and bytes of registers spilled to memory."""
+    compiled = compile_kernel(kernel, constants, types)
     return {
         "layout_conversions": compiled.asm["ttgir"].count("ttg.convert_layout"),
         "allowed": allowed,
@@ -79,8 +100,7 @@ def spilled(ptx: str) -> int:
 
 def main() -> None:
     """Compile all, in the types of mixed precision."""
-    values = dict.fromkeys(("x", "y", "gradient", "out"), "*bf16") | {"argmaxes": "*u8"}
-    alone = BLOCK | {"pool": 1, "stride": 1, "relu": False, "argmaxes": None}
+    forward, backward = block_forward.forward_kernel, block_backward.backward_kernel
     sums = dict.fromkeys(("direct", "terms"), "*fp32")
     images = {"rows": "*u8", "table": "*i32", "shift": "*fp32", "mean": "*fp32", "out": "*bf16"}
     images |= {f"step_{axis}": "i32" for axis in "nqij"} | {"divisor": "fp32"}
@@ -92,14 +112,17 @@ def main() -> None:
     row = {"x": "*bf16", "seed": "*i64", "out": "*bf16", "layer": "i32", "p": "fp32"}
     row |= {"scale": "fp32", "logits": "*bf16", "labels": "*i64", "losses": "*fp32"}
     row |= {"gradient": "*bf16", "classes": "i32", "images": "i32", "smoothing": "fp32"}
-    forward, backward = block_kernels._forward_kernel, block_kernels._backward_kernel
-    pooled = {"relu_after": False, "save_argmax": True}
+    # What is stored is in another order of threads than what was loaded.
     built = {
-        "forward": build(forward, BLOCK | pooled, values),
-        "forward: norm alone": build(forward, alone | pooled | {"save_argmax": False}, values),
-        "backward": build(backward, BLOCK | {"slope": 1e-4}, values),
-        "backward: norm alone": build(backward, alone | {"slope": 1e-4}, values),
-        "spatial norm": build(spatial_norm._terms_kernel, SPATIAL, values | sums, 2),
+        "forward": build(forward, BLOCK | FORWARD, VALUES, 4),
+        "forward: norm alone": build(forward, BLOCK | FORWARD | ALONE, VALUES, 2),
+        "backward": build(backward, BLOCK | BACKWARD, VALUES, 5),
+        "backward: norm alone": build(backward, BLOCK | BACKWARD | ALONE, VALUES, 5),
+        "bias and ReLU: forward": build(bias_relu._forward_kernel, TILE, VALUES, 1),
+        "bias and ReLU: backward": build(
+            bias_relu._backward_kernel, TILE | {"tiles": 16}, VALUES, 1
+        ),
+        "spatial norm": build(spatial_norm._terms_kernel, SPATIAL, VALUES | sums, 2),
         "batch": build(batch._kernel, BATCH | {"matrices": None}, images, 6),
         "batch, colour halved": build(
             batch._kernel, BATCH | {"halved": True, "matrices": None}, images, 6
