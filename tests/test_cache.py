@@ -73,6 +73,20 @@ def test_an_image_is_read_from_the_disk_once(
     assert seen == [3, 5, 7]
 
 
+def test_what_the_device_has_is_not_fetched_again(
+    train: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Images(train, CPU, CachePlan("device", "rgb", 0))
+    images.read(np.arange(len(train)))
+    requests = [np.array([3, 5]), np.array([5, 0, 5])]
+    expected = [train.read(indices) for indices in requests]
+    seen = count_reads(train, monkeypatch)
+    monkeypatch.setattr(image_cache, "read_ahead", None)  # no threads either
+    for pixels, batch in zip(expected, images.batches(requests), strict=True):
+        assert np.array_equal(batch.pixels().numpy(), pixels)
+    assert seen == []
+
+
 def test_without_a_cache_images_are_read_each_time(
     train: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alexnet.errors import UsageError
-from alexnet.networks.cifar10 import LocallyConnected2d
+from alexnet.networks.cifar10 import LocallyConnected2d, cut_patches
 from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.networks.layers_2012 import GroupedLinear, PaperDropout, SpatialResponseNorm
 
@@ -120,6 +120,17 @@ def loop_locally_connected(layer: LocallyConnected2d, x: torch.Tensor) -> torch.
         kernels = layer.weight[row * side + column]
         out[:, :, row, column] = patch @ kernels.T + layer.bias[:, row, column]
     return out
+
+
+@pytest.mark.parametrize(("kernel_size", "padding"), [(3, 1), (2, 0), (5, 2)])
+def test_patches_on_a_gpu_are_those_of_unfold(kernel_size: int, padding: int) -> None:
+    x = torch.randn(3, 4, 6, 7, dtype=torch.float64, requires_grad=True)
+    ours = cut_patches(x, kernel_size, padding=padding)
+    reference = F.unfold(x, kernel_size, padding=padding)
+    assert torch.equal(ours, reference)
+    slope = torch.randn_like(reference)
+    gradients = [torch.autograd.grad(y, x, slope)[0] for y in (ours, reference)]
+    torch.testing.assert_close(*gradients)
 
 
 def local_layer(**changes: int) -> LocallyConnected2d:

@@ -41,7 +41,9 @@ class LocallyConnected2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, size, size) to (N, out, output_size, output_size)."""
-        patches = F.unfold(x, self.kernel_size, padding=self.padding)  # (N, in*k*k, positions)
+        # On a GPU F.unfold launches a kernel for each image.
+        cut = cut_patches if x.is_cuda else F.unfold
+        patches = cut(x, self.kernel_size, padding=self.padding)  # (N, in*k*k, positions)
         products = torch.bmm(self.weight, patches.permute(2, 1, 0))  # (positions, out, N)
         shape = (x.shape[0], self.out_channels, self.output_size, self.output_size)
         return products.permute(2, 1, 0).reshape(shape) + self.bias
@@ -52,6 +54,13 @@ class LocallyConnected2d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"padding={self.padding}, output_size={self.output_size}"
         )
+
+
+def cut_patches(x: Tensor, kernel_size: int, *, padding: int) -> Tensor:
+    """Return what F.unfold does, (N, C * kernel_size**2, positions), by a copy of all images."""
+    windows = F.pad(x, (padding,) * 4).unfold(2, kernel_size, 1).unfold(3, kernel_size, 1)
+    count = windows.shape[2] * windows.shape[3]  # (N, C, height, width, k, k)
+    return windows.permute(2, 3, 1, 4, 5, 0).reshape(count, -1, len(x)).permute(2, 1, 0)
 
 
 # fmt: off

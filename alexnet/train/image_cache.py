@@ -47,15 +47,20 @@ class CachePlan:
 
 
 @dataclass(frozen=True)
-class HostBatch:
-    """The result of a reading thread: rows of bytes in host memory."""
+class FetchedBatch:
+    """What a reading thread has fetched, in host memory or already on the device."""
 
     indices: Indices
     """(B,) of the whole batch."""
-    new: Indices
-    """The images in `rows`: those not yet on the device, or the whole batch."""
+    new: Tensor
+    """int64: the images in `rows`, those not yet on the device or the whole batch."""
     rows: Tensor
     """(len(new), bytes of an image) uint8."""
+
+    def to(self, device: torch.device) -> "FetchedBatch":
+        """Begin to copy it; pinned memory is copied while the program continues."""
+        tensors = (tensor.to(device, non_blocking=True) for tensor in (self.new, self.rows))
+        return FetchedBatch(self.indices, *tensors)
 
 
 class Images:
@@ -84,27 +89,35 @@ class Images:
         """Yield each requested batch, in order.
 
         Files are read in threads, a few batches ahead, and the next batch is copied to the device
-        while the caller computes on this one.
+        while the caller computes on this one. Once all images are on the device nothing is read.
         """
-        for fetched, rows in self._moved(read_ahead(self._fetch, requests)):
+        side, pixel_format = self.side, self.plan.pixel_format
+        if self.plan.location == "device" and self._is_stored.all():
+            for indices in requests:
+                yield DeviceBatch(self._stored, indices, side, pixel_format)
+            return
+        for batch in self._moved(read_ahead(self._fetch, requests)):
             if self.plan.location == "device":
-                self._store(fetched, rows)
-                yield DeviceBatch(self._stored, fetched.indices, self.side, self.plan.pixel_format)
+                self._store(batch)
+                yield DeviceBatch(self._stored, batch.indices, side, pixel_format)
             else:
-                yield DeviceBatch(rows, None, self.side, self.plan.pixel_format)
+                yield DeviceBatch(batch.rows, None, side, pixel_format)
 
-    def _fetch(self, indices: Indices) -> HostBatch:
+    def _fetch(self, indices: Indices) -> FetchedBatch:
         """Read into host memory what is not on the device; runs in a reading thread."""
-        missing = indices[~self._is_stored[indices]]
         if self.plan.location == "none":
-            return HostBatch(indices, indices, self._pinned(self._pack(indices)))
+            return self._fetched(indices, indices, self._pack(indices))
+        missing = indices[~self._is_stored[indices]]
         if self.plan.location == "device":
-            return HostBatch(indices, missing, self._pinned(self._pack(missing)))
+            return self._fetched(indices, missing, self._pack(missing))
         if len(missing):
             self._stored[torch.from_numpy(missing)] = self._pack(missing)
             self._is_stored[missing] = True
         rows = torch.index_select(self._stored, 0, torch.from_numpy(indices))
-        return HostBatch(indices, indices, self._pinned(rows))
+        return self._fetched(indices, indices, rows)
+
+    def _fetched(self, indices: Indices, new: Indices, rows: Tensor) -> FetchedBatch:
+        return FetchedBatch(indices, self._pinned(torch.from_numpy(new)), self._pinned(rows))
 
     def _pack(self, indices: Indices) -> Tensor:
         """Read images from the disk as rows of bytes in the cached format."""
@@ -115,43 +128,39 @@ class Images:
         """Move rows to memory from which a GPU can copy them while the program continues."""
         return rows.pin_memory() if self.device.type == "cuda" else rows
 
-    def _moved(self, batches: Iterator[HostBatch]) -> Iterator[tuple[HostBatch, Tensor]]:
-        """Yield each batch with its rows on the device."""
+    def _moved(self, batches: Iterator[FetchedBatch]) -> Iterator[FetchedBatch]:
+        """Move each batch to the device."""
         if self.device.type == "cuda":
-            yield from _moved_by_stream(batches, self.device)
-            return
-        for fetched in batches:
-            yield fetched, fetched.rows.to(self.device)
+            return _moved_by_stream(batches, self.device)
+        return (batch.to(self.device) for batch in batches)
 
-    def _store(self, fetched: HostBatch, rows: Tensor) -> None:
+    def _store(self, batch: FetchedBatch) -> None:
         """Store on the device what is new there."""
-        if len(fetched.new):
-            self._stored[torch.from_numpy(fetched.new).to(self.device)] = rows
-            self._is_stored[fetched.new] = True
+        if len(batch.new):
+            self._stored[batch.new] = batch.rows
+            self._is_stored[batch.indices] = True
 
 
 def _moved_by_stream(
-    batches: Iterator[HostBatch], device: torch.device
-) -> Iterator[tuple[HostBatch, Tensor]]:
+    batches: Iterator[FetchedBatch], device: torch.device
+) -> Iterator[FetchedBatch]:
     """Copy batches on their own stream; a copy starts before the previous batch is yielded."""
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    waiting: tuple[HostBatch, Tensor, torch.cuda.Event] | None = None
+    waiting: tuple[FetchedBatch, torch.cuda.Event] | None = None
 
-    def wait_for(
-        fetched: HostBatch, rows: Tensor, done: torch.cuda.Event
-    ) -> tuple[HostBatch, Tensor]:
+    def wait_for(batch: FetchedBatch, done: torch.cuda.Event) -> FetchedBatch:
         computing = torch.cuda.current_stream(device)
         computing.wait_event(done)
-        rows.record_stream(computing)  # its memory is not reused while the GPU needs it
-        return fetched, rows
+        for tensor in (batch.new, batch.rows):
+            tensor.record_stream(computing)  # its memory is not reused while the GPU needs it
+        return batch
 
     for fetched in batches:
         with torch.cuda.stream(copying):
-            rows = fetched.rows.to(device, non_blocking=True)
-            done = copying.record_event()
+            batch, done = fetched.to(device), copying.record_event()
         if waiting is not None:
             yield wait_for(*waiting)
-        waiting = fetched, rows, done
+        waiting = batch, done
     if waiting is not None:
         yield wait_for(*waiting)
 

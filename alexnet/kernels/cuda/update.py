@@ -251,7 +251,9 @@ def _pointer(table, number, column: tl.constexpr, columns: tl.constexpr, dtype: 
     return tl.multiple_of(address.to(tl.pointer_type(dtype)), 16)
 
 
-@triton.jit
+# Rows of tables begin at any multiple of 8 bytes. Without these words there would be another variant
+# of a kernel for some rows, which would be compiled during a capture.
+@triton.jit(do_not_specialize_on_alignment=["gradients"])
 def _squares_kernel(
     chunks, tensors, gradients, sums, count,
     gradient_type: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
@@ -271,7 +273,7 @@ def _squares_kernel(
     tl.store(sums + tl.program_id(0), tl.sum(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["results"])
 def _results_kernel(
     sums, losses, active, results, scale, parts, images, clip_norm, block: tl.constexpr
 ):
@@ -289,7 +291,7 @@ def _results_kernel(
     tl.store(scale, tl.where(finite & (tl.load(active) != 0), limited, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["gradients"])
 def _update_kernel(
     chunks, tensors, gradients, rates, scale, rule: tl.constexpr, copy_type: tl.constexpr,
     gradient_type: tl.constexpr, columns: tl.constexpr, factors: tl.constexpr, block: tl.constexpr,
