@@ -161,9 +161,6 @@ RECIPES: dict[str, Callable[[], Settings]] = {
     "large_batch": large_batch,
 }
 
-FITTING = (("alexnet", 224), ("alexnet_small", 56), ("cifar10_11", 24))
-"""Candidates for the model "auto", with the side of their input in pixels."""
-
 
 def list_recipes() -> list[str]:
     """List the names that `recipe` accepts."""
@@ -175,11 +172,3 @@ def recipe(name: str) -> Settings:
     if name not in RECIPES:
         raise UsageError(f"there is no recipe {name!r}; the recipes are: {', '.join(RECIPES)}")
     return RECIPES[name]()
-
-
-def fitting_model(size: int) -> str:
-    """Name the largest network whose input fits images of side `size` in pixels."""
-    for name, crop in FITTING:
-        if crop <= size:
-            return name
-    raise UsageError(f"no network takes images of side {size}; prepare the data with --size 32")

@@ -118,9 +118,9 @@ def main() -> None:
         "forward: norm alone": build(forward, BLOCK | FORWARD | ALONE, VALUES, 2),
         "backward": build(backward, BLOCK | BACKWARD, VALUES, 5),
         "backward: norm alone": build(backward, BLOCK | BACKWARD | ALONE, VALUES, 5),
-        "bias and ReLU: forward": build(bias_relu._forward_kernel, TILE, VALUES, 1),
+        "bias and ReLU: forward": build(bias_relu.bias_relu_kernel, TILE, VALUES, 1),
         "bias and ReLU: backward": build(
-            bias_relu._backward_kernel, TILE | {"tiles": 16}, VALUES, 1
+            bias_relu.bias_relu_backward_kernel, TILE | {"tiles": 16}, VALUES, 1
         ),
         "spatial norm": build(spatial_norm._terms_kernel, SPATIAL, VALUES | sums, 2),
         "batch": build(batch._kernel, BATCH | {"matrices": None}, images, 6),

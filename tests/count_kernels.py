@@ -139,14 +139,14 @@ def backward(layer: Layer) -> Count:
 def relu_forward(layer: Layer) -> Count:
     """Count the forward kernel of bias and ReLU."""
     values = TILE | {"channels": layer.channels}
-    program = disassemble(compile_kernel(bias_relu._forward_kernel, values, VALUES))
+    program = disassemble(compile_kernel(bias_relu.bias_relu_kernel, values, VALUES))
     return count(program, 1, 1, 8, 4)
 
 
 def relu_backward(layer: Layer) -> Count:
     """Count the backward kernel of bias and ReLU."""
     values = TILE | {"channels": layer.channels, "tiles": bias_relu.TILES}
-    program = disassemble(compile_kernel(bias_relu._backward_kernel, values, VALUES))
+    program = disassemble(compile_kernel(bias_relu.bias_relu_backward_kernel, values, VALUES))
     return count(program, 1, bias_relu.TILES, 8, 6)
 
 

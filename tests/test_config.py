@@ -13,8 +13,9 @@ import torch
 from alexnet import config
 from alexnet.config import Override, Settings
 from alexnet.errors import UsageError
-from alexnet.recipes import RECIPES, fitting_model, list_recipes, recipe
+from alexnet.recipes import RECIPES, list_recipes, recipe
 from alexnet.settings_text import override, settings_from_json
+from alexnet.train.opening import fitting_model
 
 
 def test_texts_become_values_of_the_right_kind() -> None:

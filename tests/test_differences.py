@@ -185,7 +185,7 @@ def test_the_command_prints_json_too(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_command_changes_a_part(capsys: pytest.CaptureFixture[str]) -> None:
     summary(ablate=["overlap=no"])
     assert "alexnet (overlap=no): 60,965,224 parameters" in capsys.readouterr().out
-    with pytest.raises(UsageError, match=r"there is no overlap=; there are: activation=relu"):
+    with pytest.raises(UsageError, match=r"there is no overlap=; there are: order=norm_pool"):
         summary(ablate=["overlap"])
 
 

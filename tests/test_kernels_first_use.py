@@ -440,6 +440,8 @@ def test_a_recorded_training_is_checked_before_it_begins(gpu: SimpleNamespace) -
     assert len(gpu.ran) == 9, "the rearranged convolution alone"
     assert gpu.ran[0] == "the 2 x 2 convolution of 48 to 8 channels, in bfloat16"
     assert gpu.ran[-3:] == [
-        "the update rule", "the preparation of a batch (rgb)", "the preparation of a batch (yuv420)"
+        "the update rule paper",
+        "the preparation of a batch (rgb)",
+        "the preparation of a batch (yuv420)",
     ]  # fmt: skip
     assert len(recorder.notes) == 1

@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 
 from alexnet.config import Settings
 from alexnet.dataset import Dataset, Split
+from alexnet.errors import UsageError
 from alexnet.evaluate import Accelerate
 from alexnet.networks.initialization import weight_layers
 from alexnet.networks.registry import input_shape
 from alexnet.optim import make_optimizer
 from alexnet.progress import SILENT, Progress
-from alexnet.recipes import fitting_model, recipe
+from alexnet.recipes import recipe
 from alexnet.storage import checkpoint_store
 from alexnet.storage.atomic import check_writable
 from alexnet.storage.checkpoint_format import (
@@ -43,6 +44,9 @@ from alexnet.train.losses import LossReader
 from alexnet.train.processes import Processes
 from alexnet.train.resuming import check_epochs, check_resumable
 from alexnet.train.state import DeviceBatch, Indices, TrainState
+
+FITTING = (("alexnet", 224), ("alexnet_small", 56), ("cifar10_11", 24))
+"""Candidates for the model "auto", with the side of their input in pixels."""
 
 
 def open_run(
@@ -71,6 +75,14 @@ def open_run(
         note |= {"init": str(init), "mean_image_of": str(init)}
         mean_image = shifted_mean(source.preprocessing, dataset.size, crop)
     return Run.create(path, dataset, settings, crop, note, mean_image), settings
+
+
+def fitting_model(size: int) -> str:
+    """Name the largest network whose input fits images of side `size` in pixels."""
+    for name, crop in FITTING:
+        if crop <= size:
+            return name
+    raise UsageError(f"no network takes images of side {size}; prepare the data with --size 32")
 
 
 def open_state(  # noqa: PLR0913 - all that a training is made of

@@ -42,7 +42,7 @@ class _BiasReluFunction(torch.autograd.Function):
             ctx.bias_type = bias.dtype
             bias = bias.detach().contiguous()
         if pixels:
-            _forward_kernel[grid(pixels, x.shape[1])](x, bias, y, pixels, **tiling(x))
+            bias_relu_kernel[grid(pixels, x.shape[1])](x, bias, y, pixels, **tiling(x))
         ctx.save_for_backward(y)
         return y
 
@@ -59,14 +59,14 @@ class _BiasReluFunction(torch.autograd.Function):
             exact = torch.float64 if y.dtype == torch.float64 else torch.float32
             sums = y.new_empty(programs, channels, dtype=exact)
         if pixels:
-            _backward_kernel[grid(programs * sizes["pixels"], channels)](
+            bias_relu_backward_kernel[grid(programs * sizes["pixels"], channels)](
                 y, gradient, out, sums, pixels, tiles=TILES, **sizes
             )
         return out, sums.sum(0).to(ctx.bias_type) if sums is not None else None
 
 
 @triton.jit
-def _forward_kernel(
+def bias_relu_kernel(
     x, bias, y, count, channels: tl.constexpr, pixels: tl.constexpr, block: tl.constexpr,
     wide: tl.constexpr,
 ):  # fmt: skip
@@ -83,7 +83,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def bias_relu_backward_kernel(
     y, gradient, out, sums, count, tiles: tl.constexpr, channels: tl.constexpr,
     pixels: tl.constexpr, block: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
