@@ -356,10 +356,11 @@ def test_answers_are_those_of_predict(subject: Subject, tmp_path: Path, tiny_run
 def test_rows_are_found_in_every_network(name: str) -> None:
     with torch.device("meta"):
         model = alexnet.create_model(name, 3)
-    small = ("relu4", "local4") if name.startswith("cifar10") else ("relu7", "conv5")
-    expected = {"cifar10_18": ("pool3", "conv3")}.get(name, small)
-    assert (last_hidden(model), map_layers(model)[-1]) == expected
-    assert activation_after(model, map_layers(model)[-1]) == ("relu4" if small else "relu5")
+    local = ("relu4", "local4", "relu4")
+    others = {"cifar10_18": ("pool3", "conv3", "relu3"), "cifar10_13": local, "cifar10_11": local}
+    hidden, layer, activation = others.get(name, ("relu7", "conv5", "relu5"))
+    assert (last_hidden(model), map_layers(model)[-1]) == (hidden, layer)
+    assert activation_after(model, layer) == activation
     with_towers = ("alexnet", "alexnet_2012", "alexnet_nocomm", "alexnet_small")
     assert tower_count(model) == (2 if name in (*with_towers, "caffenet", "caffe_alexnet") else 1)
 
