@@ -347,6 +347,7 @@ def assert_same_weights(one: CapturedStep, other: CapturedStep) -> None:
     assert all(torch.equal(ours[name], others[name]) for name in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "small"), [(5, None), (5, 1), (4, 3)])
 def test_several_steps_in_one_graph_are_the_same_steps(count: int, small: int | None) -> None:
     """A rest that fills no graph, and smaller batches, are made one by one."""
@@ -414,6 +415,7 @@ class SlowEvent:
 LAUNCH = CapturedStep._launch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("together", "count"), [(1, 5), (2, 9)])
 def test_a_slow_gpu_never_sees_the_inputs_of_another_step(
     together: int, count: int, monkeypatch: pytest.MonkeyPatch

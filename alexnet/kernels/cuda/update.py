@@ -251,8 +251,8 @@ def _pointer(table, number, column: tl.constexpr, columns: tl.constexpr, dtype: 
     return tl.multiple_of(address.to(tl.pointer_type(dtype)), 16)
 
 
-# Rows of tables begin at any multiple of 8 bytes. Without these words there would be another form
-# of a kernel for some rows, which would be compiled during a capture.
+# Rows of tables begin at any multiple of 8 bytes. Without these words some rows would need another
+# variant of a kernel, which would be compiled during a capture.
 @triton.jit(do_not_specialize_on_alignment=["gradients"])
 def _squares_kernel(
     chunks, tensors, gradients, sums, count,
