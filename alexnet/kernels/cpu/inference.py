@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from alexnet.kernels.cpu import onednn
+from alexnet.kernels.cpu.huge_pages import use_huge_pages
 from alexnet.kernels.cpu.tuning import describe_conv, fastest, rounded
 
 PACKED_BATCH = 32
@@ -64,6 +65,7 @@ class Copies:
         """Return the copy under `key`, made when it is first asked for."""
         if key not in self.kept:
             self.kept[key] = make()
+            use_huge_pages(self.kept[key])
         return self.kept[key]
 
 
@@ -78,8 +80,8 @@ class Inference:
     layer: onednn.WeightedLayer
     relu: bool
     copies: Copies = field(default_factory=Copies)
-    choices: dict[str, str] = field(default_factory=dict)
-    """The fastest form, by what was measured."""
+    choices: dict[object, str] = field(default_factory=dict)
+    """The fastest form, by shape and type of the input."""
 
     def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Map `x` as the layer and the ReLU do, computed in `dtype`; the result has that type."""
@@ -88,12 +90,11 @@ class Inference:
             return self.plain(x, self.layer.weight.to(dtype))
         if len(x) > PACKED_BATCH:
             return self.plain(x, self.weight(dtype))
-        name = self.describe(x)
-        forms = self.forms(x)
-        if name not in self.choices:
-            self.choices[name] = fastest(name, forms)
+        kind, forms = (x.shape, x.dtype), self.forms(x)
+        if kind not in self.choices:
+            self.choices[kind] = fastest(self.describe(x), forms)
             self.copies.kept.clear()  # those of the slower forms too
-        return forms[self.choices[name]]()
+        return forms[self.choices[kind]]()
 
     def forms(self, x: Tensor) -> dict[str, Callable[[], Tensor]]:
         """Return the ways of running the layer on `x`, the usual one first."""
