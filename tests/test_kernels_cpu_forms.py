@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from alexnet.kernels.convolutions import convolve
 from alexnet.kernels.cpu import inference, onednn, tuning
-from alexnet.kernels.cpu.huge_pages import extent, use_huge_pages
 from alexnet.kernels.cpu.inference import PACKED_BATCH, Inference
 from alexnet.kernels.cuda.autotune import TuningCache
 
@@ -221,33 +220,3 @@ def test_weights_made_for_inference_only_are_not_copied() -> None:
             layer.weight.add_(1)
             torch.testing.assert_close(run(x, torch.float32), layer(x), rtol=1e-5, atol=1e-5)
         assert run.copies.kept == {}
-
-
-# Huge pages.
-
-
-@pytest.mark.parametrize("side", [3000, 10])
-def test_moving_a_tensor_to_huge_pages_changes_no_value(side: int) -> None:
-    x = torch.arange(side * side, dtype=torch.float32).view(side, side)
-    before = x.clone()
-    moved = use_huge_pages(x)
-    assert torch.equal(x, before)
-    assert not (moved and side == 10)  # less than a page
-
-
-@needs_onednn
-def test_a_rearranged_weight_has_an_address_and_a_size() -> None:
-    weight = torch.randn(64, 48)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-    address, size = extent(packed)
-    assert address > 0
-    assert size >= weight.nbytes
-    assert extent(weight) == (weight.data_ptr(), weight.nbytes)
-
-
-def test_without_the_system_s_function_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object, **__: object) -> None:
-        raise OSError
-
-    monkeypatch.setattr("ctypes.CDLL", missing)
-    assert not use_huge_pages(torch.zeros(2000, 2000))

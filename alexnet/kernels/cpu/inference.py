@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from alexnet.kernels.cpu import onednn
-from alexnet.kernels.cpu.huge_pages import use_huge_pages
 from alexnet.kernels.cpu.tuning import describe_conv, fastest, rounded
 
 PACKED_BATCH = 32
@@ -65,7 +64,6 @@ class Copies:
         """Return the copy under `key`, made when it is first asked for."""
         if key not in self.kept:
             self.kept[key] = make()
-            use_huge_pages(self.kept[key])
         return self.kept[key]
 
 
