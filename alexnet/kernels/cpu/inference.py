@@ -78,8 +78,8 @@ class Inference:
     layer: onednn.WeightedLayer
     relu: bool
     copies: Copies = field(default_factory=Copies)
-    choices: dict[str, str] = field(default_factory=dict)
-    """The fastest form, by what was measured."""
+    choices: dict[object, str] = field(default_factory=dict)
+    """The fastest form, by shape and type of the input."""
 
     def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Map `x` as the layer and the ReLU do, computed in `dtype`; the result has that type."""
@@ -88,12 +88,11 @@ class Inference:
             return self.plain(x, self.layer.weight.to(dtype))
         if len(x) > PACKED_BATCH:
             return self.plain(x, self.weight(dtype))
-        name = self.describe(x)
-        forms = self.forms(x)
-        if name not in self.choices:
-            self.choices[name] = fastest(name, forms)
+        kind, forms = (x.shape, x.dtype), self.forms(x)
+        if kind not in self.choices:
+            self.choices[kind] = fastest(self.describe(x), forms)
             self.copies.kept.clear()  # those of the slower forms too
-        return forms[self.choices[name]]()
+        return forms[self.choices[kind]]()
 
     def forms(self, x: Tensor) -> dict[str, Callable[[], Tensor]]:
         """Return the ways of running the layer on `x`, the usual one first."""
