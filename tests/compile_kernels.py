@@ -95,12 +95,12 @@ def main() -> None:
     images |= {f"step_{axis}": "i32" for axis in "nqij"} | {"divisor": "fp32"}
     update = {"weight": "*fp32", "velocity": "*fp32", "gradient": "*bf16", "copy": "*bf16"}
     update |= {"rates": "*fp32", "enabled": "*i32", "momentum": "fp32"}
-    # What is stored is in another order of threads than what was loaded.
+    # The block kernels' conversions are in name only: no value changes its thread.
     built = {
-        "forward": build(forward, BLOCK | FORWARD, VALUES, 4),
-        "forward: norm alone": build(forward, BLOCK | FORWARD | ALONE, VALUES, 2),
-        "backward": build(backward, BLOCK | BACKWARD, VALUES, 5),
-        "backward: norm alone": build(backward, BLOCK | BACKWARD | ALONE, VALUES, 5),
+        "forward": build(forward, BLOCK | FORWARD, VALUES, 9),
+        "forward: norm alone": build(forward, BLOCK | FORWARD | ALONE, VALUES, 9),
+        "backward": build(backward, BLOCK | BACKWARD, VALUES, 29),
+        "backward: norm alone": build(backward, BLOCK | BACKWARD | ALONE, VALUES, 29),
         "bias and ReLU: forward": build(bias_relu._forward_kernel, TILE, VALUES, 1),
         "bias and ReLU: backward": build(
             bias_relu._backward_kernel, TILE | {"tiles": 16}, VALUES, 1
