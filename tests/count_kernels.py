@@ -36,6 +36,7 @@ class Program(NamedTuple):
     registers: int
     outside: list[str]
     loop: list[str]
+    """Those of the main loop; twice those of a loop in it, which has two rounds."""
 
 
 class Layer(NamedTuple):
@@ -78,7 +79,7 @@ def disassemble(compiled: Any) -> Program:
             for option in ("-sass", "-res-usage")
         )
     lines = [(int(at, 16), text) for at, text in re.findall(r"/\*(\w{4,})\*/ +(.+?);", code)]
-    lines = lines[: 1 + max(i for i, (_, text) in enumerate(lines) if "EXIT" in text)]
+    lines = [(at, text) for at, text in lines if text != "NOP"]
     jumps = [
         (int(found[1], 16), at)
         for at, text in lines
@@ -86,28 +87,30 @@ def disassemble(compiled: Any) -> Program:
     ]
     loops = [(start, end) for start, end in jumps if start < end]
     start, end = max(loops, key=lambda loop: loop[1] - loop[0], default=(0, -1))
+    inner = [(a, b) for a, b in loops if start < a and b < end]
     return Program(
         int(re.findall(r"REG:(\d+)", usage)[0]),
         [text for at, text in lines if not start <= at <= end],
-        [text for at, text in lines if start <= at <= end],
+        [text for at, text in lines if start <= at <= end]
+        + [text for at, text in lines if any(a <= at <= b for a, b in inner)],
     )
 
 
-def count(program: Program, stores: int, rounds: int, elements: float, bytes_: float) -> Count:
+def count(program: Program, stores: int, rounds: float, elements: float, bytes_: float) -> Count:
     """Count what a thread does in `rounds` rounds of its loop, each with so many wide stores.
 
-    The compiler may have unrolled the loop: the stores in it tell how often.
+    `elements` are those of a thread. The compiler may have unrolled the loop: the stores in it tell
+    how often.
     """
     unrolled = sum("STG" in text and "128" in text for text in program.loop) / stores
-    per_round = 1 / unrolled if unrolled else 0
+    weight = rounds / unrolled if unrolled else 0
 
-    def all_rounds(kind: Callable[[str], object]) -> float:
-        inside, outside = (
-            sum(map(bool, map(kind, part))) for part in (program.loop, program.outside)
-        )
-        return (inside * per_round * rounds + outside) / (elements * rounds)
+    def each(kind: Callable[[str], object]) -> float:
+        parts = (program.loop, program.outside)
+        inside, outside = (sum(map(bool, map(kind, part))) for part in parts)
+        return (inside * weight + outside) / elements
 
-    return Count(program.registers, all_rounds(lambda _: True), all_rounds(SLOW.search), bytes_)
+    return Count(program.registers, each(lambda _: True), each(SLOW.search), bytes_)
 
 
 def forward(layer: Layer, *, training: bool) -> Count:
@@ -118,9 +121,9 @@ def forward(layer: Layer, *, training: bool) -> Count:
     columns = block_forward.COLUMNS
     rows = -(-layer.pooled // -(-layer.pooled // block_forward.ROWS))
     strips = -(-layer.pooled // columns) * -(-layer.pooled // rows)
-    elements = 8 * layer.side**2 / (strips * rows)  # of a round of a thread
+    elements = 8 * layer.side**2 / strips
     pooled = layer.pooled**2 / layer.side**2
-    return count(program, columns, rows, elements, 2 + (3 if training else 2) * pooled)
+    return count(program, columns, rows + 1, elements, 2 + (3 if training else 2) * pooled)
 
 
 def backward(layer: Layer) -> Count:
@@ -131,7 +134,7 @@ def backward(layer: Layer) -> Count:
     )
     cells = -(-layer.side // 2)
     rows = -(-cells // -(-cells // block_backward.ROWS))
-    elements = 8 * layer.side**2 / (cells * rows * -(-cells // rows))
+    elements = 8 * layer.side**2 / (cells * -(-cells // rows))
     pooled = layer.pooled**2 / layer.side**2
     return count(program, 4, rows, elements, (4 if layer.norm else 2) + 3 * pooled)
 
@@ -147,7 +150,7 @@ def relu_backward(layer: Layer) -> Count:
     """Count the backward kernel of bias and ReLU."""
     values = TILE | {"channels": layer.channels, "tiles": bias_relu.TILES}
     program = disassemble(compile_kernel(bias_relu.bias_relu_backward_kernel, values, VALUES))
-    return count(program, 1, bias_relu.TILES, 8, 6)
+    return count(program, 1, bias_relu.TILES, 8 * bias_relu.TILES, 6)
 
 
 def table(counts: dict[tuple[str, Layer], Count]) -> list[str]:

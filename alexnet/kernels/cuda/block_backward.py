@@ -23,11 +23,10 @@ from alexnet.kernels.cuda.channels import (
     REACH,
     activated,
     inverse_powers,
-    join,
     load,
+    nearest,
     norm_scales,
     place_and_channel,
-    split_all,
     window_sums,
 )
 from alexnet.kernels.cuda.fused import Fused, constants, programs, rows_of_a_program
@@ -82,10 +81,10 @@ def _load_windows(
             inside = live & (up >= i) & (up - i < out_height) & (left >= j) & (left - j < out_width)
             window = at - (i * out_width + j) * channels
             tiles = load(gradient + window, channel, inside, tower, group, halo)
-            gradients = split_all(activated(tiles, None, False, wide))
+            gradients = activated(tiles, None, False, wide)
             places = ()
             if codes is not None:
-                places = split_all(load(codes + window, channel, inside, tower, group, halo))
+                places = load(codes + window, channel, inside, tower, group, halo)
             windows += ((gradients, places),)
     return windows
 
@@ -97,18 +96,18 @@ def _gathered(
 ):  # fmt: skip
     """Add up the gradients of all windows whose maximum is at this pixel of the cell."""
     totals = ()
-    for c in tl.static_range(len(windows[0][0])):
+    for tile in tl.static_range(len(windows[0][0])):
         parts = ()
         for i in tl.static_range(reach):
             for j in tl.static_range(reach):
                 gradients, places = windows[i * reach + j]
                 if row + i * stride < pool and column + j * stride < pool:
-                    part = gradients[c]
+                    part = gradients[tile]
                     if len(places) > 0:
                         code = FIRST - ((row + i * stride) * pool + column + j * stride)
-                        part = tl.where(places[c] == code, part, 0)
+                        part = tl.where(places[tile] == code, part, 0)
                     parts += (part,)
-        total = parts[0] if len(parts) > 0 else tl.zeros_like(windows[0][0][c])
+        total = parts[0] if len(parts) > 0 else tl.zeros_like(windows[0][0][tile])
         for i in tl.static_range(1, len(parts)):
             total += parts[i]
         totals += (total,)
@@ -117,29 +116,26 @@ def _gathered(
 
 @triton.jit
 def _norm_backward(
-    values, gradients, relu: tl.constexpr,
+    values, gradients, group: tl.constexpr, relu: tl.constexpr,
     alpha: tl.constexpr, beta: tl.constexpr, k: tl.constexpr, slope: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradients of all values but the first four and the last four.
+    """Return the gradient by the values of each thread, from those by the normalised values.
 
-    `gradients` are those of the normalised values, but the first two and the last two.
+    The values have a halo of twice `REACH`, the gradients one of `REACH`: three tiles each.
     """
-    scales = norm_scales(values, alpha, k)
+    scales = norm_scales(values, alpha, k, group, REACH)
+    near = nearest(values, REACH)
     direct, terms = (), ()
-    for i in tl.static_range(len(scales)):
+    for i in tl.static_range(3):
         power, inverse = inverse_powers(scales[i], beta)
         part = gradients[i] * power
         direct += (part,)
-        terms += (part * (values[i + 2] * inverse),)
-    sums = window_sums(terms)
-    results = ()
-    for i in tl.static_range(len(sums)):
-        value = values[i + 4]
-        result = direct[i + 2] - slope * value * sums[i]
-        if relu:
-            result = tl.where(value <= 0, 0, result)
-        results += (result,)
-    return results
+        terms += (part * (near[i] * inverse),)
+    sums = window_sums(terms, group, 0)
+    result = direct[1] - slope * values[1] * sums[0]
+    if relu:
+        result = tl.where(values[1] <= 0, 0, result)
+    return result
 
 
 @triton.jit
@@ -173,12 +169,14 @@ def backward_kernel(
             for j in tl.static_range(stride):
                 inside = live & ((up + n) * stride + i < height) & (left * stride + j < width)
                 at = pixel + (i * width + j) * channels
-                results = _gathered(windows, i, j, pool, stride, reach)
+                gradients = _gathered(windows, i, j, pool, stride, reach)
+                result = gradients[len(gradients) // 2]
                 if norm:
                     tiles = load(x + at, channel, inside, tower, group, 2 * halo)
-                    values = split_all(activated(tiles, biases, relu, wide))
-                    results = _norm_backward(values, results, mask, alpha, beta, k, slope)
-                result = join(results)
+                    values = activated(tiles, biases, relu, wide)
+                    result = _norm_backward(
+                        values, gradients, group, mask, alpha, beta, k, slope
+                    )  # fmt: skip
                 at += channel + tl.arange(0, group)
                 tl.store(out + at, result.to(out.dtype.element_ty), mask=inside)
                 total += result

@@ -1,7 +1,7 @@
 """The forward pass of a block in one Triton kernel.
 
 A thread goes down the map, `COLUMNS` pooled pixels wide. It normalises each pixel once for all of
-its windows, and keeps the row of maxima that two windows share.
+its windows: a row of maxima goes into every window that the row belongs to.
 
 What competes in a window is called an entry: a value alone; a value and its code, where gradients
 are needed; or both in one integer, for values of 16 bits that are at least 0. The bits of such a
@@ -21,11 +21,9 @@ from alexnet.kernels.cuda.channels import (
     REACH,
     activated,
     inverse_powers,
-    join,
     load,
     norm_scales,
     place_and_channel,
-    split_all,
 )
 from alexnet.kernels.cuda.fused import Fused, constants, programs, rows_of_a_program
 
@@ -35,7 +33,7 @@ NO_GRADIENT = tl.constexpr(0)
 """The code of a maximum of 0 after a ReLU."""
 COLUMNS = 2
 """Pooled pixels side by side that a thread computes."""
-ROWS = 9
+ROWS = 14
 """Rows of pooled pixels of a thread, at most."""
 
 
@@ -84,7 +82,7 @@ def _entry(value, code: tl.constexpr, save: tl.constexpr, packed: tl.constexpr):
 
 
 @triton.jit
-def _moved(entry, pixels: tl.constexpr):
+def _moved(entry, pixels):
     """Move an entry so many pixels on in its window."""
     if len(entry) == 2:
         moved = entry[0], entry[1] - pixels
@@ -107,14 +105,23 @@ def _largest(one, two):
 
 
 @triton.jit
-def _add_row(maxima, row, i: tl.constexpr, pool: tl.constexpr):
-    """Return the maxima of windows after their row `i`, whose own maxima are `row`."""
-    if i == 0:
-        results = row
-    else:
-        results = ()
-        for j in tl.static_range(len(row)):
-            results += (_largest(maxima[j], _moved(row[j], i * pool)),)
+def _largest_each(maxima, row, pixels):
+    """Return the larger entry of each window, where those of `row` are `pixels` further on."""
+    results = ()
+    for i in tl.static_range(len(row)):
+        results += (_largest(maxima[i], _moved(row[i], pixels)),)
+    return results
+
+
+@triton.jit
+def _with_row(begun, row, i, pool: tl.constexpr, stride: tl.constexpr):
+    """Return the entries of windows that have begun, with a row that is `i` rows into the last."""
+    results = ()
+    for back in tl.static_range(len(begun)):
+        entries = begun[back]
+        if i + back * stride < pool:
+            entries = _largest_each(entries, row, (i + back * stride) * pool)
+        results += (entries,)
     return results
 
 
@@ -143,15 +150,11 @@ def _value(
     """Load a pixel and compute what the pool takes, rounded to the type of `x`."""
     tiles = load(x, channel, live, tower, group, REACH if norm else 0)
     tiles = activated(tiles, biases, relu, wide)
-    value = tiles[0]
+    value = tiles[len(tiles) // 2]
     if norm:
-        values = split_all(tiles)
-        scales = norm_scales(values, alpha, k)
-        normalized = ()
-        for i in tl.static_range(group):
-            power, _ = inverse_powers(scales[i], beta)
-            normalized += (values[i + 2] * power,)
-        value = join(normalized)
+        scales = norm_scales(tiles, alpha, k, group, 0)
+        power, _ = inverse_powers(scales[0], beta)
+        value *= power
     dtype: tl.constexpr = x.dtype.element_ty
     value = value.to(dtype).to(wide)
     if dtype.primitive_bitwidth == 16:
@@ -193,30 +196,16 @@ def _row_of_maxima(
 
 
 @triton.jit
-def _add_rows(
-    maxima, x, biases, row, column, channel, live, height, width,
-    first: tl.constexpr, last: tl.constexpr, shared: tl.constexpr,
-    channels: tl.constexpr, tower: tl.constexpr, pool: tl.constexpr, stride: tl.constexpr,
-    relu: tl.constexpr, norm: tl.constexpr, clamp: tl.constexpr, packed: tl.constexpr,
-    reaches_out: tl.constexpr, alpha: tl.constexpr, beta: tl.constexpr, k: tl.constexpr,
-    save: tl.constexpr, columns: tl.constexpr, group: tl.constexpr, wide: tl.constexpr,
+def _no_maxima(
+    save: tl.constexpr, packed: tl.constexpr, columns: tl.constexpr, places: tl.constexpr,
+    groups: tl.constexpr, group: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
-    """Return the maxima after the rows from `first` to before `last` of windows that begin at `x`.
-
-    Return also the maxima, so far, of the windows below, which share the last `shared` rows.
-    """
-    below = ()
-    for i in tl.static_range(first, last):
-        inside = live & (row + i < height)
-        entries = _row_of_maxima(
-            x + i * width * channels, biases, column, channel, inside, width,
-            channels, tower, pool, stride, relu, norm, clamp, packed,
-            reaches_out, alpha, beta, k, save, columns, group, wide,
-        )  # fmt: skip
-        maxima = _add_row(maxima, entries, i, pool)
-        if i >= pool - shared:
-            below = _add_row(below, entries, i - stride, pool)
-    return maxima, below
+    """Return entries that are smaller than all others."""
+    nothing = tl.full((places, groups, group), float("-inf"), wide)
+    maxima = ()
+    for _ in tl.static_range(columns):
+        maxima += (_entry(nothing, NO_GRADIENT, save, packed),)
+    return maxima
 
 
 @triton.jit
@@ -234,34 +223,37 @@ def forward_kernel(
     image = strip // (across * down)
     live = (strip < strips) & (channel < channels)
     at = x + ((image * height + up * stride) * width + left * stride).to(tl.int64) * channels
-    out = ((image * out_height + up) * out_width + left).to(tl.int64) * channels
-    out += channel + tl.arange(0, group)
     save: tl.constexpr = codes is not None
     either: tl.constexpr = relu or relu_after
     clamp: tl.constexpr = relu_after and not relu  # ReLU and maximum may change places
     packed: tl.constexpr = save and either and y.dtype.element_ty.primitive_bitwidth == 16
-    # Rows that a window shares with the one below it; 0 if a row is in three windows.
-    shared: tl.constexpr = pool - stride if (pool > stride) & (pool <= 2 * stride) else 0
+    reach: tl.constexpr = (pool + stride - 1) // stride  # rows of windows that share a row
     biases = None
     if bias is not None:
         biases = load(bias, channel, channel < channels, tower, group, REACH if norm else 0)
-    maxima, _ = _add_rows(
-        (), at, biases, up * stride, left * stride, channel, live, height, width, 0, shared, 0,
-        channels, tower, pool, stride, relu, norm, clamp, packed,
-        reaches_out, alpha, beta, k, save, columns, group, wide,
-    )  # fmt: skip
-    for n in range(rows):
-        maxima, below = _add_rows(
-            maxima, at, biases, (up + n) * stride, left * stride, channel, live, height, width,
-            shared, pool, shared, channels, tower, pool, stride, relu, norm, clamp, packed,
-            reaches_out, alpha, beta, k, save, columns, group, wide,
-        )  # fmt: skip
-        for i in tl.static_range(columns):
-            inside = live & (up + n < out_height) & (left + i < out_width)
-            _store(
-                maxima[i], y + out + i * channels, codes + out + i * channels if save else None,
-                inside, not either,
+    nothing = _no_maxima(save, packed, columns, places, groups, group, wide)
+    # The entries so far of the windows that have begun, from the last one back.
+    begun = ()
+    for _ in tl.static_range(reach - 1):
+        begun += (nothing,)
+    for n in range(rows + reach - 1):
+        begun = (nothing,) + begun  # noqa: RUF005 - Triton knows no stars
+        # This loop is not unrolled: the compiler's time grows with the cube of a kernel's length.
+        for i in range(min(pool, stride)):
+            inside = live & ((up + n) * stride + i < height)
+            row = _row_of_maxima(
+                at + (n * stride + i) * width * channels, biases, left * stride, channel, inside,
+                width, channels, tower, pool, stride, relu, norm, clamp, packed,
+                reaches_out, alpha, beta, k, save, columns, group, wide,
             )  # fmt: skip
-        maxima = below
-        at += stride * width * channels
-        out += out_width * channels
+            begun = _with_row(begun, row, i, pool, stride)
+        out_row = up + n - (reach - 1)
+        out = ((image * out_height + out_row) * out_width + left).to(tl.int64) * channels
+        out += channel + tl.arange(0, group)
+        for j in tl.static_range(columns):
+            inside = live & (n >= reach - 1) & (out_row < out_height) & (left + j < out_width)
+            _store(
+                begun[reach - 1][j], y + out + j * channels,
+                codes + out + j * channels if save else None, inside, not either,
+            )  # fmt: skip
+        begun = begun[: reach - 1]

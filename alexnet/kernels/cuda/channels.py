@@ -1,8 +1,8 @@
 """Tiles in which each thread has some neighbouring channels of a place, for the block kernels.
 
-A tile is (places, groups, n): n channels of each thread, at most 8. `split` makes n tensors of it,
-one for each of these channels, so that a thread adds up windows of channels in its registers.
-Tuples hold the tensors of successive channels.
+A tile is (places, groups, n): n channels of each thread, at most 8. With a halo there are three
+tiles: some channels before those of the thread, its own, and as many after them. Windows of
+channels are added up in a thread's registers.
 """
 
 import triton
@@ -68,7 +68,7 @@ def _even_and_odd(tile):
 
 
 @triton.jit
-def split(tile):
+def _split(tile):
     """Split a tile into its channels."""
     parts = (tile,)
     for _ in tl.static_range(3):
@@ -86,50 +86,55 @@ def split(tile):
 
 
 @triton.jit
-def split_all(tiles):
-    """Split all tiles, in order."""
-    channels = ()
-    for i in tl.static_range(len(tiles)):
-        channels += split(tiles[i])
-    return channels
-
-
-@triton.jit
-def join(channels):
-    """Undo `split`."""
-    parts = channels
+def _join(channels, first: tl.constexpr, count: tl.constexpr):
+    """Make a tile of `count` of the channels, from `first` on."""
+    parts = ()
+    for i in tl.static_range(first, first + count):
+        parts += (channels[i],)
     for _ in tl.static_range(3):
         if len(parts) > 1:
             pairs = ()
             for i in tl.static_range(len(parts) // 2):
                 pairs += (tl.join(parts[i], parts[i + len(parts) // 2]),)
             parts = pairs
-    return tl.reshape(parts[0], (channels[0].shape[0], channels[0].shape[1], len(channels)))
+    return tl.reshape(parts[0], (channels[0].shape[0], channels[0].shape[1], count))
 
 
 @triton.jit
-def window_sums(channels):
-    """Add up the five channels around each one but the first two and the last two.
+def window_sums(tiles, group: tl.constexpr, halo: tl.constexpr):
+    """Add up the five channels around each: tiles with a halo of `halo`, from one of two more.
 
     Nothing is subtracted, so no digits cancel.
     """
-    pairs = ()
+    channels, pairs, sums = (), (), ()
+    for i in tl.static_range(len(tiles)):
+        channels += _split(tiles[i])
     for i in tl.static_range(len(channels) - 1):
         pairs += (channels[i] + channels[i + 1],)
-    sums = ()
     for i in tl.static_range(len(channels) - 4):
         sums += (pairs[i] + pairs[i + 2] + channels[i + 4],)
-    return sums
+    results = (_join(sums, halo, group),)
+    if halo > 0:
+        results = (_join(sums, 0, halo), results[0], _join(sums, halo + group, halo))
+    return results
 
 
 @triton.jit
-def norm_scales(values, alpha: tl.constexpr, k: tl.constexpr):
-    """Return k + alpha * (sum of the squares) for all channels but the first and last two."""
-    squares = ()
+def nearest(tiles, halo: tl.constexpr):
+    """Keep of three tiles those channels of the halo that are nearest to the thread's own."""
+    before = _join(_split(tiles[0]), tiles[0].shape[2] - halo, halo)
+    return before, tiles[1], _join(_split(tiles[2]), 0, halo)
+
+
+@triton.jit
+def norm_scales(
+    values, alpha: tl.constexpr, k: tl.constexpr, group: tl.constexpr, halo: tl.constexpr
+):
+    """Return k + alpha * (sum of the squares) of tiles with a halo of `halo`, from two more."""
+    squares, scales = (), ()
     for i in tl.static_range(len(values)):
         squares += (values[i] * values[i],)
-    sums = window_sums(squares)
-    scales = ()
+    sums = window_sums(squares, group, halo)
     for i in tl.static_range(len(sums)):
         scales += (k + alpha * sums[i],)
     return scales
