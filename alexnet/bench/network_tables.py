@@ -15,6 +15,7 @@ from alexnet.analysis.summary import summarize
 from alexnet.bench.report import Table
 from alexnet.bench.spec import CLASSES, Spec, Work
 from alexnet.bench.timing import Candidate, Rounds, measure
+from alexnet.kernels.conv_forms import TILES
 from alexnet.kernels.cpu.precision import has_bfloat16
 from alexnet.progress import Progress
 
@@ -246,11 +247,12 @@ def convolution_table(
 
     The first row is PyTorch's own way, with channels last.
     """
-    other = ("space_to_depth",) if name == "conv1" else ("split", "filled")
+    other = ["space_to_depth"] if name == "conv1" else ["split", "filled"]
+    other += [str(tile) for tile in TILES if setup.device != "cpu"]
     base = replace(setup.spec("convolution", batch), layer=name)
     candidates = [
         Candidate.of(algorithm, algorithm, replace(base, algorithm=algorithm), batch)
-        for algorithm in ("grouped", "contiguous", *other)
+        for algorithm in ["grouped", "contiguous", *other]
     ]
     return Table(
         key=f"{name}_batch_{batch}",
