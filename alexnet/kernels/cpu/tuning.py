@@ -60,9 +60,10 @@ def fastest(name: str, forms: Forms) -> str:
     key = f"{processor()}, {torch.get_num_threads()} threads: {name}"
     choice = cpu_cache().get(key)
     if choice not in forms:
-        # Another process may have measured meanwhile: all use the first choice that was kept.
-        kept = TuningCache(cpu_cache().path).get(key)
-        choice = kept if kept in forms else measure(forms)
+        kept = TuningCache(cpu_cache().path)  # another process may have measured
+        choice = kept.get(key) if kept.get(key) in forms else measure(forms)
+        first = TuningCache(cpu_cache().path).get(key)  # or meanwhile: the first one decides
+        choice = first if first in forms else choice
         cpu_cache().put(key, choice)
     return str(choice)
 
