@@ -1,7 +1,10 @@
 """Experiments: parts of a data set, tuning, resuming, and what a difference means."""
 
 import json
+import multiprocessing
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from alexnet.cli.reproduce import fitting, sentence
+from alexnet.cli.reproduce import difference_text, fitting, sentence
 from alexnet.dataset import Dataset
-from alexnet.errors import UsageError
+from alexnet.errors import UsageError, WorkerError
 from alexnet.networks.registry import create_model, input_shape
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import SILENT
@@ -64,7 +67,7 @@ def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reproduced")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(experiments.EXPERIMENTS, "trial", TRIAL)
-        patch.setattr(running, "cores", lambda: 1)  # others test at the same time
+        patch.setattr(running, "available_cores", lambda: 1)  # others test at the same time
         reproduce("trial", tiny_data, out, machine=CPU)
     return out
 
@@ -84,7 +87,7 @@ def test_a_trial_has_a_result_of_every_arm_and_seed(finished: Path) -> None:
         for seed in arm["seeds"]:
             assert [row["epoch"] for row in seed["epochs"]] == [1, 2]
             # After the last epoch both are the same weights on the same images.
-            assert seed["epochs"][-1]["train_error"] == pytest.approx(seed["train_error"])
+            assert seed["epochs"][-1]["train_error"] == seed["train_error"]
             assert set(seed["epochs"][0]["gradient_norms"]) >= {"conv1", "fc10"}
     assert {each["outcome"] for each in result["comparisons"]} <= {
         "agrees", "disagrees", "cannot tell",
@@ -104,6 +107,29 @@ def test_the_same_command_again_trains_nothing(
     reproduce(trial.name, tiny_data, finished, machine=CPU)
     assert result_in(finished) == before
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+@pytest.mark.slow
+def test_several_trainings_at_a_time_give_the_same(
+    finished: Path, tiny_data: Path, tmp_path: Path, trial: Experiment
+) -> None:
+    def timeless(out: Path) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads((out / "trial.json").read_text())
+        for arm in result["arms"].values():
+            for seed in arm["seeds"]:
+                seed.pop("seconds")
+        return {"arms": result["arms"], "comparisons": result["comparisons"]}
+
+    reproduce(trial.name, tiny_data, tmp_path / "two", machine=Machine("cpu", jobs=2))
+    assert timeless(tmp_path / "two") == timeless(finished)
+
+
+@pytest.mark.slow
+def test_a_training_process_that_dies_is_one_line() -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(os._exit, 1): Path("run")}
+        with pytest.raises(WorkerError, match="a training process died; memory may be short"):
+            list(running.finished(futures))  # type: ignore[arg-type]
 
 
 def test_weights_of_rates_that_were_not_chosen_are_gone(finished: Path) -> None:
@@ -240,7 +266,18 @@ def test_outcomes(low: float, high: float, is_claimed: bool, outcome: str) -> No
 
 
 def test_one_seed_tells_nothing() -> None:
-    assert judge(paired_difference([0.1], [0.9]), 0.0, is_claimed=True) == "cannot tell"
+    alone = paired_difference([0.1], [0.9])
+    assert judge(alone, 0.0, is_claimed=True) == "cannot tell"
+    stored = json.loads(json.dumps(alone.as_json(), allow_nan=False))  # infinity is no JSON
+    assert difference_text("test_error", stored) == "-80.0 points (one seed: no interval)"
+
+
+def test_a_difference_is_written_with_its_interval() -> None:
+    points = Difference(-0.02, -0.03, -0.01, 3).as_json()
+    assert difference_text("test_error", points) == "-2.0 points (-3.0 to -1.0)"
+    assert difference_text("overfitting", points) == "overfitting -2.0 points (-3.0 to -1.0)"
+    ratio = Difference(0.2, 0.1, 0.3, 3, is_bound=True).as_json()
+    assert difference_text("epochs_to_25", ratio) == "at most 0.20 times the epochs (0.10 to 0.30)"
 
 
 def test_rates_are_chosen_on_validation_images(trial: Experiment) -> None:

@@ -93,7 +93,7 @@ def fitting(plan: "Experiment", data: list[Path], budget: Literal["quick", "full
     """Return the data set with the smallest images that are large enough for an experiment."""
     from alexnet.dataset import Dataset
 
-    needed = plan.budgets[budget].side or plan.side
+    needed = plan.side_for(budget)
     sizes = sorted((Dataset(path).size, str(path)) for path in data)
     for size, path in sizes:
         if size >= needed:
@@ -164,16 +164,18 @@ def sentence(each: dict[str, Any]) -> str:
     names = f"{each['first']} against {each['second']}"
     if each["first"] == each["second"]:
         names = f"{each['figure']} against {each['of_second']}"
-    if found is None:
-        shown = "the first did not get there"
-    elif each["figure"] == "epochs_to_25":
-        bound = "at most " if found["is_bound"] else ""
-        shown = f"{bound}{found['mean']:.2f} times the epochs ({found['low']:.2f} to "
-        shown += f"{found['high']:.2f})"
-    else:
-        points = {key: 100 * found[key] for key in ("mean", "low", "high")}
-        shown = "{mean:+.1f} points ({low:+.1f} to {high:+.1f})".format(**points)
-        if each["figure"] == "overfitting":
-            shown = f"overfitting {shown}"
+    shown = difference_text(each["figure"], found) if found else "the first did not get there"
     told = f"; published: {published}" if published else ""
     return f"{each['outcome']:>11}: {names}: {shown}{told}"
+
+
+def difference_text(figure: str, found: dict[str, Any]) -> str:
+    """Write a difference with its interval, or that one seed gives none."""
+    is_ratio = figure == "epochs_to_25"
+    values = [found[name] for name in ("mean", "low", "high") if found[name] is not None]
+    texts = [f"{value:.2f}" if is_ratio else f"{100 * value:+.1f}" for value in values]
+    interval = " to ".join(texts[1:]) or "one seed: no interval"
+    bound = "at most " if found["is_bound"] else ""
+    what = {"overfitting": "overfitting "}.get(figure, "")
+    unit = "times the epochs" if is_ratio else "points"
+    return f"{what}{bound}{texts[0]} {unit} ({interval})"

@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet.config import Settings
-from alexnet.dataset import Split
 from alexnet.device import autocast
 from alexnet.errors import DivergedError
-from alexnet.evaluate import evaluate_run
+from alexnet.evaluate import EVALUATION_BATCH, answer_batches, evaluate_run, ranks
 from alexnet.kernels import accelerate
+from alexnet.loader import read_ahead
 from alexnet.networks.initialization import weight_layers
 from alexnet.reproduce.classical import measure_classifier
 from alexnet.storage.atomic import write_text
 from alexnet.storage.run import Run
 from alexnet.storage.untrusted import parse_json
 from alexnet.train import train_model
-from alexnet.train.state import Indices, TrainState
+from alexnet.train.state import TrainState
 from alexnet.transforms import take_view, views
 
 Figures = dict[str, Any]
@@ -32,7 +31,7 @@ Figures = dict[str, Any]
 
 TARGET = 0.25
 """The training error whose epoch is asked for (P figure 1)."""
-BATCH, GRADIENT_IMAGES = 500, 500
+GRADIENT_IMAGES = 500
 FILE = "figures.json"
 """In the run: what was measured when it had ended."""
 
@@ -145,34 +144,31 @@ def measure_epoch(state: TrainState) -> Figures:
     return found
 
 
-@torch.inference_mode()
 def training_error(state: TrainState) -> float:
     """Return the share of training images that are classified wrongly, by their centre."""
-    wrong = 0
-    for indices in np.array_split(np.arange(len(state.train)), -(-len(state.train) // BATCH)):
-        logits = _logits(state, state.train, indices)
-        labels = torch.from_numpy(state.train.labels[indices]).to(logits.device)
-        wrong += int((logits.argmax(1) != labels).sum())
-    return wrong / len(state.train)
+    count = len(state.train)
+    batches = np.split(np.arange(count), range(EVALUATION_BATCH, count, EVALUATION_BATCH))
+    answers = answer_batches(
+        state.network,
+        read_ahead(state.train.read, batches),
+        state.preprocessing,
+        precision=state.settings.precision,
+    )
+    labels = torch.from_numpy(np.array(state.train.labels))
+    return int((ranks(torch.cat(list(answers)), labels) >= 1).sum()) / count
 
 
 def gradient_norms(state: TrainState) -> dict[str, float]:
     """Return the norm of the loss's gradient by each layer's weights, on some training images."""
     indices = np.arange(0, len(state.train), max(1, len(state.train) // GRADIENT_IMAGES))
     labels = torch.from_numpy(state.train.labels[indices]).to(state.device)
-    weights = [layer.get_parameter("weight") for _, layer in weight_layers(state.model)]
-    with torch.enable_grad():
-        loss = F.cross_entropy(_logits(state, state.train, indices), labels)
-        gradients = torch.autograd.grad(loss, weights)
-    names = [name for name, _ in weight_layers(state.model)]
-    return {name: float(gradient.norm()) for name, gradient in zip(names, gradients, strict=True)}
-
-
-def _logits(state: TrainState, split: Split, indices: Indices) -> Tensor:
-    """Run the network on the centres of images."""
-    own = state.preprocessing
-    pixels = torch.from_numpy(split.read(indices)).to(state.device)
+    pixels = torch.from_numpy(state.train.read(indices)).to(state.device)
+    own, layers = state.preprocessing, weight_layers(state.model)
     (center,) = views(own.size, own.crop, 1)
-    with autocast(state.device, state.settings.precision):
-        logits: Tensor = state.network(take_view(pixels, center, own)).float()
-    return logits
+    with torch.enable_grad(), autocast(state.device, state.settings.precision):
+        logits = state.network(take_view(pixels, center, own)).float()
+        loss = F.cross_entropy(logits, labels)
+    gradients = torch.autograd.grad(loss, [layer.get_parameter("weight") for _, layer in layers])
+    return {
+        name: float(gradient.norm()) for (name, _), gradient in zip(layers, gradients, strict=True)
+    }

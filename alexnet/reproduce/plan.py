@@ -88,6 +88,10 @@ class Experiment:
     training_error: bool = False
     """Whether the error on training images is measured after each epoch, and gradients."""
 
+    def side_for(self, budget: BudgetName) -> int:
+        """Return the side in pixels that stored images need at least."""
+        return self.budgets[budget].side or self.side
+
     def arm(self, name: str) -> Arm:
         """Return the arm called `name`."""
         return next(arm for arm in self.arms if arm.name == name)

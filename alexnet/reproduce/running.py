@@ -7,7 +7,6 @@ experiments share equal trainings, and the same command goes on where it was sto
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -20,6 +19,7 @@ from alexnet.config import Settings
 from alexnet.dataset import Dataset
 from alexnet.device import pick_device
 from alexnet.errors import UsageError, WorkerError
+from alexnet.loader import available_cores
 from alexnet.progress import SILENT, Progress
 from alexnet.reproduce.experiments import experiment
 from alexnet.reproduce.measuring import Figures, Training, train_and_measure
@@ -44,12 +44,7 @@ class Machine:
     def workers(self) -> int:
         """How many processes train at a time."""
         on_cpu = pick_device(self.device).type == "cpu"
-        return self.jobs or (cores() if on_cpu else 4)
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.jobs or (available_cores() if on_cpu else 4)
 
 
 def reproduce(
@@ -71,13 +66,12 @@ def reproduce(
     """
     plan, machine, folder = experiment(name), machine or Machine(), expanded(out)
     cost = plan.budgets[budget] if seeds is None else replace(plan.budgets[budget], seeds=seeds)
-    _check_side(plan, cost, expanded(data))
+    _check_side(plan, plan.side_for(budget), expanded(data))
     part = pack_part(expanded(data), folder / "data", cost.images, cost.test_images, progress)
     trainer = _Trainer(plan, cost, part, folder / "runs", machine, progress)
-    with trainer:
-        tried = trainer.try_rates()
-        chosen = {arm.name: best_rate(plan, tried[arm.name]) for arm in plan.arms}
-        figures = trainer.train_seeds(chosen)
+    tried = trainer.try_rates()
+    chosen = {arm.name: best_rate(plan, tried[arm.name]) for arm in plan.arms}
+    figures = trainer.train_seeds(chosen)
     trainer.discard_others(chosen)
     result = {
         **describe(plan, budget, cost, part, machine),
@@ -100,8 +94,8 @@ def reproduce(
     return result
 
 
-def _check_side(plan: Experiment, cost: Budget, data: Path) -> None:
-    needed, dataset = cost.side or plan.side, Dataset(data)
+def _check_side(plan: Experiment, needed: int, data: Path) -> None:
+    dataset = Dataset(data)
     if dataset.size < needed:
         raise UsageError(
             f"{plan.name} needs images of {needed} x {needed} or more, {data} has "
@@ -151,14 +145,7 @@ class _Trainer:
     ) -> None:
         self.plan, self.cost, self.data, self.runs = plan, cost, data, runs
         self.machine, self.progress = machine, progress
-
-    def __enter__(self) -> "_Trainer":
-        # New interpreters (spawn): a forked copy could inherit locks held by torch's threads.
-        self.pool = ProcessPoolExecutor(self.machine.workers, multiprocessing.get_context("spawn"))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self.fingerprint = Dataset(data).fingerprint
 
     def try_rates(self) -> dict[str, dict[float, Figures]]:
         """Train each arm at each rate with the first seed."""
@@ -208,9 +195,9 @@ class _Trainer:
     def training(self, arm: Arm, rate: float, seed: int) -> Training:
         """Describe one training."""
         settings = replace(self.settings(arm), lr=rate, seed=seed)
-        facts = [settings.as_json(), Dataset(self.data).fingerprint, self.plan.training_error]
+        facts = [settings.as_json(), self.fingerprint, self.plan.training_error]
         if arm.classifier:
-            facts = [arm.classifier, seed, facts[1]]
+            facts = [arm.classifier, seed, self.fingerprint]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return Training(
             data=self.data,
@@ -218,7 +205,7 @@ class _Trainer:
             settings=settings,
             training_error=self.plan.training_error,
             device=self.machine.device,
-            threads=max(1, cores() // self.machine.workers),
+            threads=max(1, available_cores() // self.machine.workers),
             plain=self.machine.plain,
             classifier=arm.classifier,
         )
@@ -239,10 +226,12 @@ class _Trainer:
             for run, training in trainings.items():
                 yield run, train_and_measure(training)
             return
-        futures = {
-            self.pool.submit(train_and_measure, each): run for run, each in trainings.items()
-        }
-        yield from finished(futures)
+        # New interpreters (spawn): a forked copy could inherit locks held by torch's threads.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.machine.workers, context) as pool:
+            yield from finished(
+                {pool.submit(train_and_measure, each): run for run, each in trainings.items()}
+            )
 
 
 def finished(futures: Mapping["Future[Figures]", Path]) -> Iterator[tuple[Path, Figures]]:
@@ -297,4 +286,4 @@ def compare(
     except ValueError:
         return {**facts, "difference": None, "outcome": "cannot tell"}
     outcome = judge(difference, float(each.is_ratio), is_claimed=each.is_claimed)
-    return {**facts, "difference": vars(difference), "outcome": outcome}
+    return {**facts, "difference": difference.as_json(), "outcome": outcome}

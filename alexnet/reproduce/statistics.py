@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Literal
+from typing import Any, Literal
 
 from alexnet.errors import UsageError
 
@@ -23,6 +23,12 @@ class Difference:
     pairs: int
     is_bound: bool = False
     """The second never got there: the true ratio is at least as far from 1."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values; None for the limits of a single pair, which are infinite."""
+        limits = {name: getattr(self, name) for name in ("low", "high")}
+        finite = {name: limit if math.isfinite(limit) else None for name, limit in limits.items()}
+        return {**vars(self), **finite}
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
