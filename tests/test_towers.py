@@ -10,9 +10,10 @@ from network_makers import shrunk
 from torch import nn
 
 from alexnet.cli import main
-from alexnet.convert.towers import convert_run, convert_weights, join_groups, separate_groups
+from alexnet.convert.towers import convert_run, convert_weights
 from alexnet.doctor import diagnose
 from alexnet.errors import CheckpointError, UsageError
+from alexnet.networks.groups import join_groups, separate_groups
 from alexnet.networks.layers_2012 import GroupedLinear
 from alexnet.networks.registry import MODELS
 from alexnet.storage.run import Run

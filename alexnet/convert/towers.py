@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from alexnet.analysis.differences import find_differences
 from alexnet.analysis.summary import summarize
 from alexnet.errors import CheckpointError, UsageError
+from alexnet.networks.groups import join_groups, separate_groups
 from alexnet.networks.initialization import weight_layers
 from alexnet.networks.registry import create_model
 from alexnet.storage import checkpoint_store
@@ -101,24 +102,6 @@ def convert_weights(source: nn.Sequential, target: nn.Sequential) -> dict[str, T
             groups = _groups(target.get_submodule(name))
             state[f"{name}.weight"] = _separate(name, weight, groups)
     return state
-
-
-def join_groups(weight: Tensor, groups: int) -> Tensor:
-    """Write weights (out, in / groups, ...) as those without groups (out, in, ...), 0 between."""
-    outputs, inputs = len(weight) // groups, weight.shape[1]
-    joined = weight.new_zeros((len(weight), inputs * groups, *weight.shape[2:]))
-    for group, part in enumerate(weight.chunk(groups)):
-        joined[group * outputs :, group * inputs :][:outputs, :inputs] = part
-    return joined
-
-
-def separate_groups(weight: Tensor, groups: int) -> Tensor:
-    """Return the weights inside the groups: the inverse of `join_groups`."""
-    outputs, inputs = len(weight) // groups, weight.shape[1] // groups
-    parts = [
-        weight[group * outputs :, group * inputs :][:outputs, :inputs] for group in range(groups)
-    ]
-    return torch.cat(parts)
 
 
 def _separate(name: str, weight: Tensor, groups: int) -> Tensor:

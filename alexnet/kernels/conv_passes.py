@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from alexnet.kernels.conv_forms import ConvAlgorithm, Form, Geometry, Tile
+from alexnet.networks.groups import empty_joined, join_groups, separate_groups
 
 
 def convolve_by_passes(
@@ -62,14 +63,7 @@ class _Convolution(torch.autograd.Function):
 
 def arrange(weight: Tensor, groups: int, form: Form) -> Tensor:
     """Return `weight` as `forward` and `input_gradient` take it; filled: 0 between groups."""
-    if form != "filled":
-        return weight
-    outputs, inputs = len(weight) // groups, weight.shape[1]
-    filled = _filled_like(weight, groups).zero_()
-    for group, own in enumerate(weight.chunk(groups)):
-        block = filled.narrow(0, group * outputs, outputs).narrow(1, group * inputs, inputs)
-        block.copy_(own)
-    return filled
+    return join_groups(weight, groups) if form == "filled" else weight
 
 
 def forward(x: Tensor, weight: Tensor, geometry: Geometry, form: Form) -> Tensor:
@@ -107,24 +101,10 @@ def weight_gradient(
         return implicit_gemm.weight_gradient(gradient, x, weight.shape, geometry.padding, form)
     groups = x.shape[1] // weight.shape[1]
     if form == "filled":
-        weight = _filled_like(weight, groups)
+        weight = empty_joined(weight, groups)
     parts = _parts(gradient, x, weight, form)
     by_weight = _join([_torch_gradients(*part, geometry, by_x=False)[1] for part in parts], 0)
-    if form != "filled":
-        return by_weight
-    rows = zip(by_weight.chunk(groups), range(groups), strict=True)
-    return torch.cat([row.chunk(groups, 1)[group] for row, group in rows])
-
-
-def _filled_like(weight: Tensor, groups: int) -> Tensor:
-    """Return memory for the weights of a convolution without groups."""
-    shape = (len(weight), weight.shape[1] * groups, *weight.shape[2:])
-    layout = torch.channels_last if _is_channels_last(weight) else torch.contiguous_format
-    return torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=layout)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last)
+    return separate_groups(by_weight, groups) if form == "filled" else by_weight
 
 
 def _parts(
