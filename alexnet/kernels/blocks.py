@@ -101,3 +101,8 @@ def reference_block(x: Tensor, block: Sequence[Operation]) -> Tensor:
     for operation in block:
         x = reference_layer(operation)(x)
     return x
+
+
+def add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
+    """Add a bias (C,), if there is one, to `x` (N, C, H, W), in the type of `x`."""
+    return x if bias is None else x + bias.to(x.dtype)[:, None, None]

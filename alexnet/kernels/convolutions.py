@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.kernels.blocks import add_bias
 from alexnet.kernels.conv_forms import ConvAlgorithm, Geometry
 from alexnet.kernels.conv_passes import convolve_by_passes
 from alexnet.networks.layers import Input
@@ -33,8 +34,21 @@ def convolve(
     bias = conv.bias if with_bias else None
     if algorithm.is_plain:
         return F.conv2d(x, weight, bias, *geometry, 1, x.shape[1] // weight.shape[1])
-    y = convolve_by_passes(x, weight, geometry, algorithm)
-    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+    return add_bias(convolve_by_passes(x, weight, geometry, algorithm), bias)
+
+
+def run_step(x: Tensor, conv: nn.Conv2d, algorithm: ConvAlgorithm) -> tuple[Tensor, ...]:
+    """Do what a step does with a convolution of `x`, to be timed or compared.
+
+    Returns the result and, where it learns, the gradients by the weights and by `x` that are
+    needed.
+    """
+    inputs = x.detach().requires_grad_(x.requires_grad)
+    y = convolve(inputs, conv, algorithm)
+    needed = [tensor for tensor in (conv.weight, inputs) if tensor.requires_grad]
+    if not y.requires_grad:
+        return (y,)
+    return y.detach(), *torch.autograd.grad(y, needed, torch.ones_like(y))
 
 
 def equivalent(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Geometry]:

@@ -1,9 +1,15 @@
-"""Choices that were measured on this machine, kept in a JSON file in the cache folder."""
+"""Choices that were measured on this machine, kept in a JSON file in the cache folder.
+
+The name of a choice says all that the speed depends on; `rounded` and `computed_type` help.
+"""
 
 import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from alexnet.errors import StorageError
 from alexnet.storage.atomic import atomic_write
@@ -33,3 +39,14 @@ class TuningCache:
         except (OSError, ValueError):
             return {}
         return values if isinstance(values, dict) else {}
+
+
+def rounded(size: int) -> int:
+    """Round a size up to a power of two: sizes in between have the same fastest form."""
+    return 1 << (size - 1).bit_length() if size else 0
+
+
+def computed_type(x: Tensor) -> torch.dtype:
+    """Return the type in which layers compute with `x`: that of autocast where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

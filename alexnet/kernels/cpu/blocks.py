@@ -22,6 +22,7 @@ from alexnet.kernels.blocks import (
     MaxPool,
     Relu,
     SpatialNorm,
+    add_bias,
 )
 from alexnet.kernels.cpu import block_kernels, spatial_norm
 from alexnet.kernels.cpu.block_kernels import AFTER_POOL, BEFORE_POOL, NO_NORM, SIZE, BlockSpec
@@ -84,8 +85,7 @@ def run_block(x: Tensor, block: Block, bias: Tensor | None = None) -> Tensor:
     """
     spec = spec_of(block)
     assert spec is not None  # noqa: S101 - the caller checks `supports`
-    if bias is not None:
-        x = x + bias.to(x.dtype).view(-1, 1, 1)
+    x = add_bias(x, bias)
     pool = pool_of(block)
     size = pool.output_side(x.shape[2]), pool.output_side(x.shape[3])
     reads_bfloat16 = isinstance(spec, BlockSpec) and x.dtype == torch.bfloat16

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from alexnet.kernels.cpu import onednn
-from alexnet.kernels.cpu.tuning import describe_conv, fastest, rounded
+from alexnet.kernels.cpu.tuning import describe_conv, fastest
+from alexnet.kernels.tuning_cache import rounded
 
 PACKED_BATCH = 32
 """Larger batches are not faster with rearranged weights, which need memory for a second copy."""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from alexnet.kernels.cpu.tuning import fastest, rounded
+from alexnet.kernels.cpu.tuning import fastest
+from alexnet.kernels.tuning_cache import rounded
 
 WeightedLayer = nn.Conv2d | nn.Linear
 OPERATIONS = (

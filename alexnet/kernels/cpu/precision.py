@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.kernels.cpu.tuning import fastest, rounded
+from alexnet.kernels.cpu.tuning import fastest
+from alexnet.kernels.tuning_cache import rounded
 from alexnet.storage.environment import cpu_facts
 
 FLAGS = {"avx512_bf16", "amx_bf16"}

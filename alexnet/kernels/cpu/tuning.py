@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from alexnet.compiled import cache_folder
 from alexnet.kernels.conv_forms import ConvAlgorithm
-from alexnet.kernels.convolutions import can_rearrange, convolve
-from alexnet.kernels.tuning_cache import TuningCache
+from alexnet.kernels.convolutions import can_rearrange, run_step
+from alexnet.kernels.tuning_cache import TuningCache, computed_type, rounded
 from alexnet.storage.environment import cpu_facts, cpu_name
 
 Forms = Mapping[str, Callable[[], object]]
@@ -88,18 +88,13 @@ def measure(forms: Forms, clock: Callable[[], float] = time.perf_counter) -> str
     return min(best, key=best.__getitem__)
 
 
-def rounded(size: int) -> int:
-    """Round a size up to a power of two: sizes in between have the same fastest form."""
-    return 1 << (size - 1).bit_length() if size else 0
-
-
 def conv_algorithm(x: Tensor, conv: nn.Conv2d) -> ConvAlgorithm:
     """Return the fastest algorithm of a training step's convolution on `x` (N, C, H, W)."""
     names = candidates(x, conv)
     learns = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
     if len(names) > 1 and len(x) and learns:
-        images = x.detach()[:MEASURED_IMAGES].requires_grad_(x.requires_grad)
-        forms = {name: partial(step, images, conv, ALGORITHMS[name]) for name in names}
+        images = x[:MEASURED_IMAGES]
+        forms = {name: partial(run_step, images, conv, ALGORITHMS[name]) for name in names}
         return ALGORITHMS[fastest(f"training {describe_conv(images, conv)}", forms)]
     return ALGORITHMS[names[0]]
 
@@ -111,16 +106,8 @@ def candidates(x: Tensor, conv: nn.Conv2d) -> tuple[str, ...]:
     return ("grouped", "space to depth") if can_rearrange(x, conv) else ("grouped",)
 
 
-def step(x: Tensor, conv: nn.Conv2d, algorithm: ConvAlgorithm) -> object:
-    """Do what a training step does with a convolution: the result and the gradients it needs."""
-    y = convolve(x, conv, algorithm)
-    needed = [tensor for tensor in (conv.weight, x) if tensor.requires_grad]
-    return torch.autograd.grad(y, needed, torch.ones_like(y))
-
-
 def describe_conv(x: Tensor, conv: nn.Conv2d) -> str:
     """Name what affects the speed of a convolution; the batch size is rounded."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     sizes = f"{tuple(x.shape[1:])} by {tuple(conv.weight.shape)}"
     how = f"stride {conv.stride[0]}, padding {conv.padding}, {conv.groups} groups"
-    return f"{rounded(len(x))} x {sizes}, {how}, {dtype}"
+    return f"{rounded(len(x))} x {sizes}, {how}, {computed_type(x)}"

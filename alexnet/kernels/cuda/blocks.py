@@ -16,6 +16,7 @@ from alexnet.kernels.blocks import (
     Operation,
     Relu,
     SpatialNorm,
+    add_bias,
     reference_block,
 )
 from alexnet.kernels.cuda.bias_relu import run_bias_relu
@@ -44,21 +45,17 @@ def run_block(x: Tensor, block: Sequence[Operation], bias: Tensor | None = None)
     """
     towers = [op.towers for op in block if isinstance(op, ChannelNorm)] or [1]
     if any(x.shape[1] % (count * GROUPS[-1]) for count in towers):
-        return reference_block(_add(x, bias), block)
+        return reference_block(add_bias(x, bias), block)
     y = x
     for part in fuse(block):
         if isinstance(part, SpatialNorm):
-            y = run_spatial_norm(_add(y, bias), part)
+            y = run_spatial_norm(add_bias(y, bias), part)
         elif part == Fused(relu=True):
             y = run_bias_relu(y, bias)
         else:
             y = run_fused(y, bias, part)
         bias = None
     return y.contiguous() if x.is_contiguous() else y
-
-
-def _add(x: Tensor, bias: Tensor | None) -> Tensor:
-    return x if bias is None else x + bias.to(x.dtype).view(-1, 1, 1)
 
 
 def fuse(block: Sequence[Operation]) -> list[Fused | SpatialNorm]:

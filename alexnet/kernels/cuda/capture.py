@@ -23,6 +23,7 @@ from alexnet.evaluate import Accelerate
 from alexnet.kernels.convolutions import SpaceToDepth
 from alexnet.kernels.cuda.batch import prepare_batch
 from alexnet.kernels.cuda.dropout import with_seeds
+from alexnet.kernels.cuda.graphs import capture_graph
 from alexnet.kernels.cuda.inputs import DrawnStep, RowLayout, draw_ahead, drawn_step
 from alexnet.kernels.cuda.loss import cross_entropy
 from alexnet.kernels.cuda.step_queue import Event, Launch, Past, QueuedStep, StepQueue
@@ -278,17 +279,13 @@ class CapturedStep:
         return float(begin.elapsed_time(end)) / 1000 / TIMED
 
     def _capture(self, steps: int) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        def warm_up() -> None:
             for _ in range(WARM_UP if steps == 1 else 0):
                 self._compute(0, self.batch)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        pool = self.single.pool() if self.single is not None else None  # no two run at once
-        # Other threads, which read images, may allocate pinned memory during the capture.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            self._compute_steps(steps, first_slot=0 if steps == 1 else 1)
+
+        work = partial(self._compute_steps, steps, first_slot=0 if steps == 1 else 1)
+        pool = self.single.pool() if self.single is not None else None
+        graph, _ = capture_graph(work, warm_up, pool=pool)
         self.update.end_capture()
         return graph
 

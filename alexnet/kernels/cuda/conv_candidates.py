@@ -12,11 +12,12 @@ from alexnet.kernels.conv_forms import TILES, ConvAlgorithm, Form, Geometry
 from alexnet.kernels.conv_passes import arrange, forward, input_gradient, weight_gradient
 from alexnet.kernels.convolutions import (
     can_rearrange,
-    convolve,
     equivalent,
     is_rearranged,
     rearrange,
+    run_step,
 )
+from alexnet.kernels.tuning_cache import computed_type, rounded
 
 PassName = Literal["forward", "input_gradient", "weight_gradient"]
 PASSES: tuple[PassName, ...] = ("forward", "input_gradient", "weight_gradient")
@@ -38,16 +39,9 @@ TRIED, ALMOST = 2, 0.8
 
 def describe(x: Tensor, conv: nn.Conv2d) -> str:
     """Name everything that affects the speed; the batch size is rounded up to a power of two."""
-    images = 1 << (len(x) - 1).bit_length() if len(x) else 0
     deterministic = ", deterministic" if torch.backends.cudnn.deterministic else ""
     sizes = f"{tuple(x.shape[1:])} by {tuple(conv.weight.shape)}, stride {conv.stride[0]}"
-    return f"{images} x {sizes}, {conv.groups} groups, {computed_type(x)}{deterministic}"
-
-
-def computed_type(x: Tensor) -> torch.dtype:
-    """Return the type in which `x` is convolved: that of autocast where it is on."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return f"{rounded(len(x))} x {sizes}, {conv.groups} groups, {computed_type(x)}{deterministic}"
 
 
 def needed_passes(x: Tensor, conv: nn.Conv2d) -> list[PassName]:
@@ -66,13 +60,7 @@ def layouts(x: Tensor, conv: nn.Conv2d) -> Sequence[Layout]:
 
 def run_layout(x: Tensor, conv: nn.Conv2d, layout: Layout) -> Results:
     """Do what a step does with this convolution, by PyTorch; return all results."""
-    algorithm = ConvAlgorithm(space_to_depth=layout == "space to depth")
-    inputs = x.detach().requires_grad_(x.requires_grad)
-    y = convolve(inputs, conv, algorithm)
-    needed = [tensor for tensor in (conv.weight, inputs) if tensor.requires_grad]
-    if not y.requires_grad:
-        return (y,)
-    return y.detach(), *torch.autograd.grad(y, needed, torch.ones_like(y))
+    return run_step(x, conv, ConvAlgorithm(space_to_depth=layout == "space to depth"))
 
 
 class Passes:

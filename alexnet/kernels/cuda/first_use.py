@@ -29,6 +29,7 @@ from alexnet.kernels.cuda.self_check import (
     shape_of,
 )
 from alexnet.kernels.cuda.step_checks import BatchCheck, DropoutCheck, LossCheck, UpdateCheck
+from alexnet.kernels.tuning_cache import computed_type
 from alexnet.networks.layers_2012 import PaperDropout
 from alexnet.train.state import TrainState
 
@@ -58,9 +59,7 @@ class FirstUse:
             return  # it runs row by row, without our kernels
         if images.is_cuda and torch.cuda.is_current_stream_capturing():
             return  # nothing can be compared; whoever captures runs the network before
-        kind = images.device.type
-        mixed = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if mixed else images.dtype
+        dtype = computed_type(images)
         use = dtype, torch.is_grad_enabled()
         if use not in self.checked:
             check(network_checks(network, images, dtype), self.device, self.note)

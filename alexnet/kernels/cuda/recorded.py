@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from alexnet.device import dtype_of
 from alexnet.evaluate import Batches
+from alexnet.kernels.cuda.graphs import capture_graph
 from alexnet.loader import read_ahead
 
 MOST_GRAPHS = 4
@@ -121,15 +122,8 @@ class RecordedAnswers:
             self.recordings[pixels.shape] = recording
 
     def _capture(self, pixels: Tensor) -> Recording:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._compute(pixels)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads, which read images, may allocate pinned memory during the capture.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            answer = self._compute(pixels)
+        compute = partial(self._compute, pixels)
+        graph, answer = capture_graph(compute, warm_up=compute)
         return Recording(graph, pixels, answer)
 
 
