@@ -21,8 +21,8 @@ Data = Annotated[
     list[Path] | None,
     option(
         "--data DATA",
-        "Packed data set with train, val and test. Can be repeated: an experiment takes the "
-        "first whose images are large enough, the smallest first.",
+        "Packed data set. Can be repeated: each experiment takes the one with the smallest images "
+        "that are large enough.",
     ),
 ]
 Out = Annotated[Path, option("--out FOLDER", "Receives trainings and results.")]
