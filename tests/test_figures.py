@@ -126,7 +126,7 @@ def test_the_patch_that_a_filter_was_made_for_is_found(subject: Subject) -> None
     found = find_excitation(known, ["conv1"], top=3)["conv1"]
     assert found.alive() == [1]
     assert found.images[1, :2].tolist() == [7, 31]
-    assert found.places[1, :2].tolist() == [[2, 3], [0, 5]]
+    assert found.positions[1, :2].tolist() == [[2, 3], [0, 5]]
     assert found.values[1, 0] == pytest.approx(9 * 72 * 3)
     field = receptive_fields(known.model)["conv1"]
     first, second, _ = patches(known, found, field, 1)

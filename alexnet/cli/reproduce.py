@@ -55,7 +55,7 @@ def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
 
     Trains the same network with and without one thing, with several seeds and
     each at its own best learning rate, and says whether the paper's claim
-    holds: agrees, disagrees, or cannot tell. The same command goes on where it
+    holds: agrees, disagrees, or cannot tell. The same command continues where it
     was stopped.
 
     Examples:
@@ -165,8 +165,8 @@ def sentence(each: dict[str, Any]) -> str:
     if each["first"] == each["second"]:
         names = f"{each['figure']} against {each['of_second']}"
     shown = difference_text(each["figure"], found) if found else "the first did not get there"
-    told = f"; published: {published}" if published else ""
-    return f"{each['outcome']:>11}: {names}: {shown}{told}"
+    reference = f"; published: {published}" if published else ""
+    return f"{each['outcome']:>11}: {names}: {shown}{reference}"
 
 
 def difference_text(figure: str, found: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ class Take(NamedTuple):
     origin: str
     start: int
     stop: int
-    """Places in `evenly`."""
+    """Positions in `evenly`."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Part:
 def evenly(labels: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:
     """Return a random order in which any first n images have as many of each class as possible."""
     order = randomness.order(seed, 0, len(labels))
-    place = np.empty(len(labels), np.int64)  # of each image among those of its class
+    rank = np.empty(len(labels), np.int64)  # of each image among those of its class
     for label in np.unique(labels):
         mine = order[labels[order] == label]
-        place[mine] = np.arange(len(mine))
-    return order[np.argsort(place[order], kind="stable")]
+        rank[mine] = np.arange(len(mine))
+    return order[np.argsort(rank[order], kind="stable")]
 
 
 def choose(dataset: Dataset, images: int, test_images: int) -> tuple[Take, ...]:

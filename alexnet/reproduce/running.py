@@ -1,7 +1,7 @@
 """Run an experiment: tune each arm, train it with every seed, compare.
 
 Each training is a run directory of its own, named by a digest of all that it depends on. So
-experiments share equal trainings, and the same command goes on where it was stopped.
+experiments share equal trainings, and the same command continues where it was stopped.
 """
 
 import hashlib
