@@ -19,11 +19,11 @@ class Start(NamedTuple):
 
 
 def weight_layers(model: nn.Sequential) -> list[tuple[str, nn.Module]]:
-    """List the rows that learn, in order, with their names."""
+    """List the layers that learn, in order, with their names: rows, or parts of their branches."""
     return [
         (name, layer)
-        for name, layer in model.named_children()
-        if any(True for _ in layer.parameters())
+        for name, layer in model.named_modules()
+        if any(True for _ in layer.parameters(recurse=False))
     ]
 
 
@@ -70,7 +70,9 @@ def he_initialize(model: nn.Sequential, pixel_std: float) -> None:
     """
     layers = weight_layers(model)
     for name, layer in layers:
-        weight = layer.get_parameter("weight")
+        weight, bias = layer.get_parameter("weight"), layer.bias
+        if weight.ndim == 1:
+            continue  # batch normalisation starts at 1 and 0
         fan_in = weight[0].numel() if weight.ndim != 3 else weight.shape[-1]
         std = math.sqrt(2 / fan_in)
         if name == layers[0][0]:
@@ -78,4 +80,5 @@ def he_initialize(model: nn.Sequential, pixel_std: float) -> None:
         if name == layers[-1][0]:
             std = 0.01
         nn.init.normal_(weight, std=std)
-        nn.init.zeros_(layer.get_parameter("bias"))
+        if isinstance(bias, nn.Parameter):
+            nn.init.zeros_(bias)
