@@ -17,7 +17,7 @@ EIGHT_LAYERS = replace(
 )
 """Quick to learn, and in data as the paper has it: crops of one size, mirroring, colour jitter."""
 EIGHT_BUDGETS: Budgets = {
-    "quick": Budget(epochs=10, images=3000, test_images=2000),
+    "quick": Budget(epochs=10, images=3000),
     "full": Budget(epochs=60, changes={"model": "alexnet"}, side=256),
 }
 FOUR_LAYERS = Settings(
@@ -32,7 +32,7 @@ FOUR_LAYERS = Settings(
     lighting=0.0,
 )
 FOUR_BUDGETS: Budgets = {
-    "quick": Budget(epochs=12, images=5000, test_images=2000),
+    "quick": Budget(epochs=12, images=5000),
     "full": Budget(epochs=60),
 }
 NO_AUGMENTATION = {"flip": False, "random_crop": False, "lighting": 0.0}
@@ -54,7 +54,7 @@ RELU = Experiment(
         Comparison("ReLU", "sigmoid", "several times as soon (P 3.1)", "epochs_to_25"),
     ),
     budgets={
-        "quick": Budget(epochs=30, images=5000, test_images=1000, rates=(0.1, 1 / 3, 1.0, 3.0)),
+        "quick": Budget(epochs=30, images=4000),
         "full": Budget(epochs=100, rates=(0.1, 1 / 3, 1.0, 3.0)),
     },
     training_error=True,
@@ -72,7 +72,7 @@ LRN = Experiment(
         Comparison("normalised", "not", "11 % against 13 % (P 3.3)", "test_error_10_views"),
     ),
     budgets={
-        "quick": Budget(epochs=30, images=10000, test_images=2000, rates=(1.0, 3.0)),
+        "quick": Budget(epochs=30, images=10000, rates=(1.0, 3.0)),
         "full": Budget(epochs=200, rates=(1.0, 3.0)),
     },
 )
