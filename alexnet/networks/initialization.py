@@ -68,11 +68,10 @@ def he_initialize(model: nn.Sequential, pixel_std: float) -> None:
     divided. Biases start at 0. The last layer starts small, so that the first loss is near
     ln(classes).
     """
-    layers = weight_layers(model)
+    # All but batch normalisation, which starts at 1 and 0.
+    layers = [each for each in weight_layers(model) if each[1].get_parameter("weight").ndim > 1]
     for name, layer in layers:
-        weight, bias = layer.get_parameter("weight"), layer.bias
-        if weight.ndim == 1:
-            continue  # batch normalisation starts at 1 and 0
+        weight = layer.get_parameter("weight")
         fan_in = weight[0].numel() if weight.ndim != 3 else weight.shape[-1]
         std = math.sqrt(2 / fan_in)
         if name == layers[0][0]:
@@ -80,5 +79,5 @@ def he_initialize(model: nn.Sequential, pixel_std: float) -> None:
         if name == layers[-1][0]:
             std = 0.01
         nn.init.normal_(weight, std=std)
-        if isinstance(bias, nn.Parameter):
+        for bias in list(layer.parameters())[1:]:
             nn.init.zeros_(bias)
