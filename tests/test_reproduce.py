@@ -1,9 +1,11 @@
 """Experiments: parts of a data set, tuning, resuming, and what a difference means."""
 
 import json
+import math
 import multiprocessing
 import os
 import sys
+import tomllib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -362,6 +364,36 @@ def test_experiments_fit_together(name: str) -> None:
         assert plan.arm(each.first)
         assert plan.arm(each.second)
         assert plan.training_error or each.figure != "epochs_to_25"
+
+
+def test_the_steps_of_all_in_full_are_expected_to_take_six_minutes_of_a_gpu() -> None:
+    """At the rates predicted for an H200, which leaves a minute of seven for all else.
+
+    Networks without a prediction are put at what the launches of their kernels would take.
+    """
+    root = Path(__file__).parents[1]
+    rates = {
+        each["key"]: each["predicted"]
+        for each in tomllib.loads((root / "results/gpu_predictions.toml").read_text())["prediction"]
+    }
+    step = {"alexnet": 128 / rates["train_command_batch_128.rate"], "googlenet_small": 0.002}
+    step |= dict.fromkeys(("alexnet_small", "vgg11_small"), 0.0005)
+    step |= {"resnet18_small": 0.0015, "batch norm": 0.001}
+    step |= dict.fromkeys(
+        ("cifar10_13", "cifar10_11"), 128 / rates["train_command_cifar10_11.rate"]
+    )
+    trainings = {}
+    for plan in experiments.EXPERIMENTS.values():
+        cost = plan.budgets["full"]
+        images = cost.images or (9469 if plan.side == 64 else 50000)
+        for arm in (arm for arm in plan.arms if not arm.classifier):
+            settings = replace(plan.settings, **{**cost.changes, **arm.changes})
+            seconds = step[arm.name if arm.name in step else settings.model]
+            facts = json.dumps([settings.as_json(), cost.epochs, cost.holds_out, images])
+            count = len(cost.rates) + cost.seeds - 1
+            trainings[facts] = count * cost.epochs * math.ceil(images / 128) * seconds
+            assert settings.batch_size == 128
+    assert 300 <= sum(trainings.values()) <= 360
 
 
 def test_an_experiment_takes_the_smallest_images_that_do(tiny_data: Path) -> None:

@@ -34,7 +34,7 @@ FOUR_LAYERS = Settings(
 )
 FOUR_BUDGETS: Budgets = {
     "quick": Budget(epochs=12, images=5000),
-    "full": Budget(epochs=20),
+    "full": Budget(epochs=15),
 }
 NO_AUGMENTATION = {"flip": False, "random_crop": False, "lighting": 0.0}
 
@@ -56,7 +56,7 @@ RELU = Experiment(
     ),
     budgets={
         "quick": Budget(epochs=30, images=4000),
-        "full": Budget(epochs=60, images=20000, rates=(0.1, 1 / 3, 1.0, 3.0)),
+        "full": Budget(epochs=40, images=20000, rates=(0.1, 1 / 3, 1.0, 3.0)),
     },
     training_error=True,
 )  # fmt: skip
@@ -77,7 +77,7 @@ LRN = Experiment(
     ),
     budgets={
         "quick": Budget(epochs=30, images=10000, rates=(1.0, 3.0)),
-        "full": Budget(epochs=40, rates=(1.0, 3.0)),
+        "full": Budget(epochs=30, rates=(1.0, 3.0)),
     },
 )
 

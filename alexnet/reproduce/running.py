@@ -7,9 +7,7 @@ experiments share equal trainings, and the same command goes on where it was sto
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
-import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -266,9 +264,14 @@ class _Trainer:
                 yield run, train_and_measure(training)
             return
         pool = worker_pool(self.machine.workers)
-        yield from finished(
-            {pool.submit(train_and_measure, each): run for run, each in trainings.items()}
-        )
+        try:
+            yield from finished(
+                {pool.submit(train_and_measure, each): run for run, each in trainings.items()}
+            )
+        except BaseException:
+            worker_pool.cache_clear()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 @cache
@@ -281,11 +284,11 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
 def stop_workers() -> None:
     """Ask all processes that this one has started to save what they train, and to end."""
     for process in multiprocessing.active_children():
-        os.kill(process.pid or os.getpid(), signal.SIGINT)
+        process.terminate()
 
 
 def finished(futures: Mapping["Future[Figures]", Path]) -> Iterator[tuple[Path, Figures]]:
-    """Yield each result when it is there; cancel the others where one raises."""
+    """Yield each result when it is there."""
     waiting: Iterable[Future[Figures]] = futures
     try:
         while waiting:
@@ -293,14 +296,10 @@ def finished(futures: Mapping["Future[Figures]", Path]) -> Iterator[tuple[Path, 
             for future in done:
                 yield futures[future], future.result()
     except BrokenProcessPool:
-        worker_pool.cache_clear()
         raise WorkerError(
             "a training process died; memory may be short (--jobs 1), or a script must call "
             'reproduce under if __name__ == "__main__":'
         ) from None
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def seconds_per_epoch(figures: Sequence[Figures]) -> float | None:
