@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | soak | bench-gpu | lint | format | clean
+# make demo | test | test-all | check | soak | bench-gpu | claims | lint | format | clean
 # With another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: bench-gpu demo test test-slow test-all check soak lint format clean
+.PHONY: bench-gpu claims demo test test-slow test-all check soak lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/alexnet demo
@@ -36,6 +36,10 @@ OUT ?= results/gpu
 
 bench-gpu: $(VENV)/.installed-dev
 	@$(BIN)/python scripts/bench_gpu.py $(OUT) $(if $(CIFAR10),--cifar10 $(CIFAR10))
+
+# The page of results/reproduce/ and the table in docs/paper.md, from the results there.
+claims: $(VENV)/.installed-dev
+	@$(BIN)/python scripts/write_claims.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check --quiet .
