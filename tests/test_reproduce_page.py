@@ -209,6 +209,15 @@ def test_a_result_may_lack_what_others_have(tmp_path: Path) -> None:
     ET.fromstring((tmp_path / "other.svg").read_text(encoding="utf-8"))
 
 
+def test_networks_of_different_sizes_have_columns(result: dict[str, Any], tmp_path: Path) -> None:
+    sizes = {"with": {"parameters": 61_000_000, "macs": 7e8}, "<without>": {"macs": 2e9}}
+    arms = {name: {**arm, "network": sizes[name]} for name, arm in result["arms"].items()}
+    results.write_result(tmp_path, "lrn", {**result, "arms": arms})
+    tables = Tables(write_page(tmp_path).read_text(encoding="utf-8"))
+    (row,) = [row for row in tables.rows if row[:2] == ["with", "activation=with"]]
+    assert row[-3:] == ["61,000,000", "700,000,000", ""]
+
+
 def test_a_folder_without_results_has_a_page(tmp_path: Path) -> None:
     assert main(["reproduce", "--page", "--out", str(tmp_path)]) == 0
     tables = Tables((tmp_path / "index.html").read_text(encoding="utf-8"))
@@ -357,6 +366,7 @@ def test_means_have_their_spread() -> None:
     assert spread_text("seconds", [1234.0, 1236.0]) == "1,235 ± 1 s"
     assert spread_text("epochs_to_25", [None, None]) == "not reached"
     assert spread_text("parameters", [61e6]) == "61,000,000"
+    assert spread_text("test_error_averaged", [0.1, 0.1]) == "10.0 %"
     found = {"mean": -2e6, "low": None, "high": None}
     assert difference_text("parameters", found) == "-2,000,000 (one seed: no interval)"
 

@@ -13,9 +13,9 @@ from alexnet.reproduce.plan import FIGURES
 from alexnet.reproduce.results import Result
 from alexnet.reproduce.statistics import paired_difference
 from alexnet.reproduce.wording import (
-    NUMBERS,
     RATIO,
     compared_text,
+    is_share,
     short_name,
     spread_text,
 )
@@ -58,8 +58,10 @@ def groups(result: Result) -> list[Group]:
         for name, arm in result["arms"].items():
             values = [seed.get(figure) for seed in arm["seeds"]]
             if any(value is not None for value in values) or figure == RATIO:
-                views = ", ten views" if figure == "test_error_10_views" else ""
-                group.rows.append((name + views, figure, values))
+                which = (
+                    short_name(figure).removeprefix("test error") if kind == "test_error" else ""
+                )
+                group.rows.append((name + which, figure, values))
     return [group for group in found.values() if group.rows]
 
 
@@ -109,9 +111,9 @@ def axis_label(figure: str) -> str:
 
 def axis_text(figure: str) -> Callable[[float], str]:
     """Return what writes a figure's values at the axis."""
-    if figure in NUMBERS:
-        return lambda value: f"{value:,.4g}"
-    return lambda value: f"{100 * value:.4g} %"
+    if is_share(figure):
+        return lambda value: f"{100 * value:.4g} %"
+    return lambda value: f"{value:,.4g}"
 
 
 def axis_points(value: float) -> str:
@@ -134,7 +136,7 @@ def difference_panels(result: Result) -> list[Panel | None]:
 
 def difference_panel(kind: str, compared: Sequence[Mapping[str, Any]]) -> Panel:
     """Lay out differences of one figure, "" for errors, with intervals and published ones."""
-    is_log, is_share = kind == RATIO, kind not in NUMBERS
+    is_log, in_points = kind == RATIO, is_share(kind or "test_error")
     neutral = 1.0 if is_log else 0.0
     shown = [neutral]
     for each in compared:
@@ -147,9 +149,9 @@ def difference_panel(kind: str, compared: Sequence[Mapping[str, Any]]) -> Panel:
     if any(each.get("published_difference") is not None for each in compared):
         legend.append(("published", "published"))
     label = "first divided by second" if is_log else "first minus second"
-    if is_share:
+    if in_points:
         label += ", points"
-    ticks = scale.ticks(axis_points if is_share else "{:.4g}".format)
+    ticks = scale.ticks(axis_points if in_points else "{:.4g}".format)
     title = f"Difference in {short_name(kind)}" if kind else "Difference in error"
     if is_log:
         title = "Ratio of epochs"
@@ -195,7 +197,7 @@ def error_curves(result: Result) -> Curves | None:
         if is_training:
             series["25 %"] = [TARGET] * length
         epochs = range(1, length + 1)
-        chart = line_chart(title, "mean of seeds", epochs, series, axis_text(""))
+        chart = line_chart(title, "mean of seeds", epochs, series, axis_text("val_error"))
         return Curves(chart, has_reference=is_training)
     return None
 

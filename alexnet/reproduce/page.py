@@ -94,7 +94,7 @@ def render_figure(result: Result) -> str:
 
 def shown(result: Result) -> dict[str, Any]:
     """Return the values that the page shows of a result."""
-    figures = scalar_figures(result)
+    figures = [*scalar_figures(result), *network_figures(result)]
     return {
         "name": result["experiment"],
         "question": result.get("question", result["experiment"]),
@@ -162,13 +162,24 @@ def scalar_figures(result: Result) -> list[str]:
     return sorted(dict.fromkeys(names), key=lambda name: not name.startswith("test_error"))
 
 
+def network_figures(result: Result) -> list[str]:
+    """List what is known of each arm's network, where their sizes differ."""
+    networks = [arm["network"] for arm in result["arms"].values() if arm.get("network")]
+    names = ("parameters", "macs", "seconds_per_epoch")
+    return list(names) if len({each.get("macs") for each in networks}) > 1 else []
+
+
 def arm_row(name: str, arm: Mapping[str, Any], figures: Sequence[str]) -> dict[str, Any]:
     """Return the cells of an arm: mean ± standard deviation of each figure."""
     changes = ", ".join(
         write_value(value) if isinstance(value, dict) else f"{setting} {write_value(value)}"
         for setting, value in arm.get("changes", {}).items()
     )
-    values = [[seed.get(figure) for seed in arm["seeds"]] for figure in figures]
+    network = arm.get("network") or {}
+    values = [
+        [network[figure]] if figure in network else [seed.get(figure) for seed in arm["seeds"]]
+        for figure in figures
+    ]
     return {
         "name": name,
         "changes": changes,
@@ -210,7 +221,9 @@ def tried_rows(result: Result) -> list[tuple[str, str, str]]:
 
 def value_text(figure: str, value: float | None) -> str:
     """Write a figure with its unit."""
-    return "not reached" if value is None else number_text(figure, value) + unit_text(figure)
+    if value is None:
+        return "not reached" if figure == RATIO else "not measured"
+    return number_text(figure, value) + unit_text(figure)
 
 
 def facts(result: Result) -> list[tuple[str, str]]:

@@ -4,20 +4,30 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from alexnet.reproduce.plan import FIGURES
+
 RATIO = "epochs_to_25"
 """The figure whose arms are divided by one another instead of subtracted."""
-NUMBERS = {RATIO: "epochs", "seconds": "s", "parameters": "", "macs": "", "test_loss": "nats"}
-"""Figures that are numbers with this unit. All others are shares, which are written in percent."""
+UNITS = {RATIO: "epochs", "seconds": "s", "seconds_per_epoch": "s", "test_loss": "nats"}
+"""Of figures that are no shares and have one."""
 SHORT = {
     "test_error": "test error",
     "test_error_10_views": "test error, ten views",
+    "test_error_averaged": "test error, networks together",
+    "class_error": "mean error of the classes",
     "train_error": "training error",
     "val_error": "validation error",
     RATIO: "epochs to 25 %",
     "macs": "multiply-adds",
     "seconds": "time",
+    "seconds_per_epoch": "time of an epoch",
 }
 """Names of figures for headings; others are written as they are called."""
+
+
+def is_share(figure: str) -> bool:
+    """Say whether a figure is a share, which is written in percent."""
+    return figure != RATIO and (figure in FIGURES or "error" in figure or "share" in figure)
 
 
 def short_name(figure: str) -> str:
@@ -30,7 +40,7 @@ def number_text(figure: str, value: float, like: float | None = None) -> str:
 
     It has as many decimals as `like` would have.
     """
-    if figure not in NUMBERS:
+    if is_share(figure):
         return f"{100 * value:.1f}"
     size = abs(value if like is None else like)
     decimals = 0 if size >= 100 else 1 if size >= 10 else 2
@@ -39,21 +49,22 @@ def number_text(figure: str, value: float, like: float | None = None) -> str:
 
 def unit_text(figure: str) -> str:
     """Return the unit of a figure, after a space; "" if it has none."""
-    unit = NUMBERS.get(figure, "%")
+    unit = "%" if is_share(figure) else UNITS.get(figure, "")
     return f" {unit}" if unit else ""
 
 
 def spread_text(figure: str, values: Sequence[float | None], unit: bool = True) -> str:
     """Write the mean of the seeds' values ± their standard deviation: "12.4 ± 0.3 %".
 
-    None is a training that did not get there.
+    Equal values, as of all seeds' networks together, have none. None is a training that did not get
+    there.
     """
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:
         return "not reached" if not known else f"not reached by {len(values) - len(known)}"
     middle = mean(known)
     text = number_text(figure, middle)
-    if len(known) > 1:
+    if len({*known}) > 1:
         text += f" ± {number_text(figure, stdev(known), like=middle)}"
     return text + (unit_text(figure) if unit else "")
 
@@ -63,10 +74,8 @@ def difference_text(figure: str, found: Mapping[str, Any]) -> str:
     values = [found[name] for name in ("mean", "low", "high") if found[name] is not None]
     if figure == RATIO:
         texts = [f"{value:.2f}" for value in values]
-    elif figure in NUMBERS:
-        texts = [("+" if value > 0 else "") + number_text(figure, value) for value in values]
     else:
-        texts = [f"{100 * value:+.1f}" for value in values]
+        texts = [("+" if value > 0 else "") + number_text(figure, value) for value in values]
     interval = " to ".join(texts[1:]) or "one seed: no interval"
     bound = "at most " if found.get("is_bound") else ""
     return f"{bound}{texts[0]}{difference_unit(figure)} ({interval})"
@@ -76,7 +85,7 @@ def difference_unit(figure: str) -> str:
     """Return the unit of a difference, after a space."""
     if figure == RATIO:
         return " times the epochs"
-    return unit_text(figure) if figure in NUMBERS else " points"
+    return " points" if is_share(figure) else unit_text(figure)
 
 
 def compared_text(each: Mapping[str, Any]) -> str:
