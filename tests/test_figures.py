@@ -358,6 +358,11 @@ def test_rows_are_found_in_every_network(name: str) -> None:
         model = alexnet.create_model(name, 3)
     local = ("relu4", "local4", "relu4")
     others = {"cifar10_18": ("pool3", "conv3", "relu3"), "cifar10_13": local, "cifar10_11": local}
+    others |= dict.fromkeys(("vgg11", "vgg11_small"), ("relu10", "conv8", "relu8"))
+    others |= dict.fromkeys(
+        ("googlenet", "googlenet_small"), ("pool5", "inception5b", "inception5b")
+    )
+    others |= dict.fromkeys(("resnet18", "resnet18_small"), ("pool5", "block5b", "relu5b"))
     hidden, layer, activation = others.get(name, ("relu7", "conv5", "relu5"))
     assert (last_hidden(model), map_layers(model)[-1]) == (hidden, layer)
     assert activation_after(model, layer) == activation

@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from alexnet.analysis.summary import summarize
 from alexnet.cli import main
 from alexnet.cli.reproduce import fitting, sentence
 from alexnet.dataset import Dataset
 from alexnet.errors import UsageError, WorkerError
+from alexnet.evaluate import log_probabilities
 from alexnet.networks.registry import create_model, input_shape
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import SILENT
@@ -40,6 +42,9 @@ from alexnet.reproduce.wording import difference_text
 from alexnet.storage.run import Run
 
 ARMS = (Arm("with"), Arm("without", {"model": "cifar10_13"}))
+TOGETHER = Comparison(
+    "with", "with", "less", "test_error_averaged", of_second="test_error_10_views"
+)  # fmt: skip
 TRIAL = Experiment(
     name="trial",
     question="Is it better with?",
@@ -50,6 +55,7 @@ TRIAL = Experiment(
     comparisons=(
         Comparison("with", "without", "much better"),
         Comparison("with", "without", "sooner", "epochs_to_25"),
+        TOGETHER,
     ),
     budgets={"quick": Budget(epochs=2, images=18, test_images=9, rates=(1 / 3, 1.0), seeds=2)},
     training_error=True,
@@ -124,6 +130,38 @@ def test_the_command_writes_the_page(
     )
 
 
+def test_networks_together_are_the_mean_of_their_probabilities(finished: Path) -> None:
+    result = json.loads((finished / "trial.json").read_text())
+    arm, data = result["arms"]["with"], Dataset(next((finished / "data").iterdir()))
+    test = data.split("test")
+    pixels = test.read(range(len(test)))
+    probabilities = []
+    for path in (finished / "runs").iterdir():
+        run = Run.open(path)
+        if (run.settings.model, run.settings.lr) == ("cifar10_11", arm["rate"]):
+            model = run.load_model("cpu", "last").eval()
+            log = log_probabilities(model, pixels, run.preprocessing, view_count=10)
+            probabilities.append(log.exp().numpy())
+    assert len(probabilities) == 2
+    answers = np.mean(probabilities, axis=0).argmax(1)
+    expected = float((answers != test.labels).mean())
+    compared = result["comparisons"][2]
+    assert compared["values"]["first"] == pytest.approx([expected, expected], 1e-5)
+    singles = [seed["test_error_10_views"] for seed in arm["seeds"]]
+    assert compared["values"]["second"] == singles
+    assert "2 networks together against one" in sentence(compared)
+
+
+def test_the_size_and_time_of_each_network_are_recorded(finished: Path) -> None:
+    arms = json.loads((finished / "trial.json").read_text())["arms"]
+    for name, arm in arms.items():
+        summary = summarize("cifar10_11" if name == "with" else "cifar10_13", 3)
+        network = arm["network"]
+        assert (network["parameters"], network["macs"]) == (summary.parameters, summary.macs)
+        total = sum(seed["seconds"] for seed in arm["seeds"])
+        assert network["seconds_per_epoch"] == pytest.approx(total / 4, 1e-4)  # 2 seeds, 2 epochs
+
+
 @pytest.mark.slow
 def test_several_trainings_at_a_time_give_the_same(
     finished: Path, tiny_data: Path, tmp_path: Path, trial: Experiment
@@ -131,6 +169,7 @@ def test_several_trainings_at_a_time_give_the_same(
     def timeless(out: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads((out / "trial.json").read_text())
         for arm in result["arms"].values():
+            arm["network"].pop("seconds_per_epoch")
             for seed in arm["seeds"]:
                 seed.pop("seconds")
         return {"arms": result["arms"], "comparisons": result["comparisons"]}
@@ -244,6 +283,18 @@ def test_without_a_test_split_validation_images_are_tested(tmp_path: Path) -> No
     assert takes["val"].stop == 60
 
 
+def test_all_images_are_trained_on_where_nothing_is_chosen(tiny_data: Path, tmp_path: Path) -> None:
+    whole = Dataset(tiny_data)
+    part = Dataset(pack_part(tiny_data, tmp_path, 0, 0, SILENT, holds_out=False))
+    assert list(part.split_names) == ["train", "test"]
+    train = part.split("train")
+    names = {train.name(place) for place in range(len(train))}
+    assert names == {
+        f"{split}/{index}" for split in ("train", "val") for index in range(len(whole.split(split)))
+    }
+    assert pack_part(tiny_data, tmp_path, 0, 0, SILENT) != part.path
+
+
 # What a difference means.
 
 
@@ -313,6 +364,8 @@ def test_rates_are_chosen_on_validation_images(trial: Experiment) -> None:
 def test_experiments_fit_together(name: str) -> None:
     plan = experiments.experiment(name)
     for cost in plan.budgets.values():
+        # Without validation images no rate can be chosen, and all images are trained on.
+        assert cost.holds_out or (len(cost.rates), cost.images) == (1, 0)
         for arm in plan.arms:
             settings = replace(
                 plan.settings, **{**cost.changes, **arm.changes, "epochs": cost.epochs}
@@ -333,7 +386,9 @@ def test_an_experiment_takes_the_smallest_images_that_do(tiny_data: Path) -> Non
         fitting(experiments.DROPOUT, [tiny_data], "quick")
     with pytest.raises(UsageError, match="no --data is given"):
         fitting(experiments.RELU, [], "quick")
-    with pytest.raises(UsageError, match="there is no experiment 'x'; there are: relu, lrn"):
+    with pytest.raises(
+        UsageError, match="there is no experiment 'x'; there are: cifar10, relu, lrn"
+    ):
         experiments.experiment("x")
 
 

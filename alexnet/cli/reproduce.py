@@ -83,16 +83,21 @@ def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
     plans = [experiment(name) for name in wanted]
     from alexnet.reproduce import Machine
     from alexnet.reproduce import reproduce as run
+    from alexnet.reproduce.running import stop_workers
 
     machine, found = Machine(device, jobs, plain), []
     sources = [fitting(plan, data or [], budget) for plan in plans]
-    for plan, source in zip(plans, sources, strict=True):
-        found.append(
-            run(plan.name, source, out, budget=budget, seeds=seeds, machine=machine,
-                progress=progress())
-        )  # fmt: skip
-        if not json:
-            show(found[-1], stdout())
+    try:
+        for plan, source in zip(plans, sources, strict=True):
+            found.append(
+                run(plan.name, source, out, budget=budget, seeds=seeds, machine=machine,
+                    progress=progress())
+            )  # fmt: skip
+            if not json:
+                show(found[-1], stdout())
+    except BaseException:
+        stop_workers()
+        raise
     if json:
         print_json(found)
     else:
@@ -161,8 +166,26 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_row(name, f"{arm['rate']:g}", *(spread(arm["seeds"], key) for key in ARM))
     console.print(table)
     console.print()
+    show_networks(result["arms"], console)
     for each in result["comparisons"]:
         console.print(sentence(each), soft_wrap=True)
+    console.print()
+
+
+def show_networks(arms: dict[str, Any], console: Console) -> None:
+    """Print the size and time of each arm's network, where they differ in size."""
+    networks = {name: arm["network"] for name, arm in arms.items() if arm["network"]}
+    if len({each["macs"] for each in networks.values()}) < 2:
+        return
+    columns = ("parameters", "multiply-adds", "seconds an epoch")
+    table = plain_table("arm", "network", *columns, right=columns)
+    for name, each in networks.items():
+        seconds = each["seconds_per_epoch"]
+        table.add_row(
+            name, each["model"], f"{each['parameters']:,}", f"{each['macs']:,}",
+            f"{seconds:.1f}" if seconds else "-",
+        )  # fmt: skip
+    console.print(table)
     console.print()
 
 

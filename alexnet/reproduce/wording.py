@@ -93,6 +93,8 @@ def compared_text(each: Mapping[str, Any]) -> str:
 
     "overlapping against not"; of one arm the figures, "test error, ten views against test error".
     """
+    if each["figure"] == "test_error_averaged":
+        return f"{len(each['values']['first'])} networks together against one"
     if each["first"] == each["second"]:
         return f"{short_name(each['figure'])} against {short_name(each['of_second'])}"
     figure = short_name(each["figure"]).removeprefix("test error").removeprefix(", ")
