@@ -333,7 +333,7 @@ def compare(
         "figure": each.figure,
         "of_second": each.of_second or each.figure,
         "published": each.published,
-        "published_difference": each.published_difference,
+        "published_difference": each.effect,
         "values": {"first": first, "second": second},
     }
     try:
