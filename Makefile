@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | soak | bench-gpu | reproduce-gpu | lint | format | clean
+# make demo | test | test-all | check | soak | bench-gpu | reproduce-gpu | claims | lint | format | clean
 # With another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: bench-gpu reproduce-gpu demo test test-slow test-all check soak lint format clean
+.PHONY: bench-gpu reproduce-gpu claims demo test test-slow test-all check soak lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/alexnet demo
@@ -51,7 +51,11 @@ reproduce-gpu: $(VENV)/.installed-dev
 	    $(BIN)/alexnet reproduce cifar10 relu lrn dropout augmentation views towers lineage depth \
 	    pooling momentum order --budget full --jobs $(JOBS) --out $(REPRODUCED) \
 	    --data $(CIFAR10_DATA) --data $(PHOTOS_64) --data $(PHOTOS_256) || { \
-	    [ $$? = 124 ] && echo "the visit is over: make reproduce-gpu goes on"; }
+	    [ $$? = 124 ] && echo "the visit is over: make reproduce-gpu continues"; }
+
+# The page of results/reproduce/ and the table in docs/paper.md, from the results there.
+claims: $(VENV)/.installed-dev
+	@$(BIN)/python scripts/write_claims.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check --quiet .

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from alexnet.analysis.summary import summarize
-from alexnet.cli.reproduce import difference_text, fitting, sentence
+from alexnet.cli import main
+from alexnet.cli.reproduce import fitting, sentence
 from alexnet.dataset import Dataset
 from alexnet.errors import UsageError, WorkerError
 from alexnet.evaluate import log_probabilities
@@ -39,6 +40,7 @@ from alexnet.reproduce.measuring import epochs_until
 from alexnet.reproduce.part import choose, evenly, pack_part
 from alexnet.reproduce.plan import Arm, Budget, Comparison, Experiment
 from alexnet.reproduce.statistics import Difference, judge, paired_difference, paired_ratio
+from alexnet.reproduce.wording import difference_text
 from alexnet.storage.run import Run
 
 ARMS = (Arm("with"), Arm("without", {"model": "cifar10_13"}))
@@ -93,10 +95,10 @@ def test_a_trial_has_a_result_of_every_arm_and_seed(finished: Path) -> None:
         assert arm["rate"] in (0.001, 0.003)
         assert len(arm["seeds"]) == 2
         for seed in arm["seeds"]:
-            assert [row["epoch"] for row in seed["epochs"]] == [1, 2]
+            assert {len(seed["epochs"][column]) for column in ("train_loss", "top1_error")} == {2}
             # After the last epoch both are the same weights on the same images.
-            assert seed["epochs"][-1]["train_error"] == seed["train_error"]
-            assert set(seed["epochs"][0]["gradient_norms"]) >= {"conv1", "fc10"}
+            assert seed["epochs"]["train_error"][-1] == pytest.approx(seed["train_error"], 5e-3)
+            assert set(seed["epochs"]["gradient_norms"]) >= {"conv1", "fc10"}
     assert {each["outcome"] for each in result["comparisons"]} <= {
         "agrees", "disagrees", "cannot tell",
     }  # fmt: skip
@@ -117,6 +119,19 @@ def test_the_same_command_again_trains_nothing(
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
+def test_the_command_writes_the_page(
+    finished: Path, tiny_data: Path, trial: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(tiny_data), "--out", str(finished), "--device", "cpu", "--jobs", "1"]
+    assert main(["reproduce", trial.name, *words]) == 0
+    assert f"page: {finished / 'index.html'}" in capsys.readouterr().out
+    assert trial.question in (finished / "index.html").read_text(encoding="utf-8")
+    stored = result_in(finished)
+    assert (
+        stored["command"] == f"alexnet reproduce trial --data data/{tiny_data.name} --budget quick"
+    )
+
+
 def test_networks_together_are_the_mean_of_their_probabilities(finished: Path) -> None:
     result = json.loads((finished / "trial.json").read_text())
     arm, data = result["arms"]["with"], Dataset(next((finished / "data").iterdir()))
@@ -133,7 +148,7 @@ def test_networks_together_are_the_mean_of_their_probabilities(finished: Path) -
     answers = np.mean(probabilities, axis=0).argmax(1)
     expected = float((answers != test.labels).mean())
     compared = result["comparisons"][2]
-    assert compared["values"]["first"] == [expected, expected]
+    assert compared["values"]["first"] == pytest.approx([expected, expected], 1e-5)
     singles = [seed["test_error_10_views"] for seed in arm["seeds"]]
     assert compared["values"]["second"] == singles
     assert "2 networks together against one" in sentence(compared)
@@ -146,7 +161,7 @@ def test_the_size_and_time_of_each_network_are_recorded(finished: Path) -> None:
         network = arm["network"]
         assert (network["parameters"], network["macs"]) == (summary.parameters, summary.macs)
         total = sum(seed["seconds"] for seed in arm["seeds"])
-        assert network["seconds_per_epoch"] == pytest.approx(total / 4)  # 2 seeds, 2 epochs
+        assert network["seconds_per_epoch"] == pytest.approx(total / 4, 1e-4)  # 2 seeds, 2 epochs
 
 
 @pytest.mark.slow
@@ -207,10 +222,11 @@ def test_gradients_are_those_of_the_weights_that_were_saved(finished: Path) -> N
     pixels = torch.from_numpy(train.read(range(18))).permute(0, 3, 1, 2)
     logits = model((pixels - mean)[:, :, 4:28, 4:28])
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(train.labels))
-    found = arm["seeds"][seed]["epochs"][-1]["gradient_norms"]
+    norms = arm["seeds"][seed]["epochs"]["gradient_norms"]
+    found = {name: column[-1] for name, column in norms.items()}
     gradients = torch.autograd.grad(loss, [model.get_parameter(f"{name}.weight") for name in found])
-    norms = [float(gradient.norm()) for gradient in gradients]
-    assert list(found.values()) == pytest.approx(norms, rel=1e-4)
+    sizes = [float(gradient.norm()) for gradient in gradients]
+    assert list(found.values()) == pytest.approx(sizes, rel=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +344,7 @@ def test_one_seed_tells_nothing() -> None:
 def test_a_difference_is_written_with_its_interval() -> None:
     points = Difference(-0.02, -0.03, -0.01, 3).as_json()
     assert difference_text("test_error", points) == "-2.0 points (-3.0 to -1.0)"
-    assert difference_text("overfitting", points) == "overfitting -2.0 points (-3.0 to -1.0)"
+    assert difference_text("overfitting", points) == "-2.0 points (-3.0 to -1.0)"
     ratio = Difference(0.2, 0.1, 0.3, 3, is_bound=True).as_json()
     assert difference_text("epochs_to_25", ratio) == "at most 0.20 times the epochs (0.10 to 0.30)"
 

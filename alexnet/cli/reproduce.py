@@ -36,6 +36,9 @@ Jobs = Annotated[
     option("--jobs N", "Trainings at a time. 0: one per core, or 4 on a GPU.", MACHINE, min=0),
 ]
 List = Annotated[bool, flag("--list", "Show the experiments, and run none.")]
+Page = Annotated[
+    bool, flag("--page", "Write FOLDER/index.html anew from the results there, and run none.")
+]
 
 
 def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
@@ -49,6 +52,7 @@ def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
     device: Device = "auto",
     plain: Plain = False,
     list_: List = False,
+    page: Page = False,
     json: Json = False,
 ) -> None:
     """Run the paper's experiments again, on your data.
@@ -56,18 +60,22 @@ def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
     Trains the same network with and without one thing, with several seeds and
     each at its own best learning rate, and says whether the paper's claim
     holds: agrees, disagrees, or cannot tell. The same command continues where it
-    was stopped.
+    was stopped. FOLDER/index.html shows all results that are there.
 
     Examples:
 
       alexnet reproduce --list
       alexnet reproduce relu lrn --data data/cifar10
       alexnet reproduce all --data data/cifar10 --data data/imagenette64
+      alexnet reproduce --page --out runs/reproduce
     """
     from alexnet.reproduce.experiments import EXPERIMENTS, experiment
 
     if list_:
         show_list(list(EXPERIMENTS.values()), as_json=json)
+        return
+    if page:
+        show_page(out, as_json=json)
         return
     wanted = list(EXPERIMENTS) if names == ["all"] else names or []
     if not wanted:
@@ -92,6 +100,19 @@ def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
         raise
     if json:
         print_json(found)
+    else:
+        show_page(out, as_json=False)
+
+
+def show_page(out: Path, *, as_json: bool) -> None:
+    """Write the page of all results in a folder, and say where it is."""
+    from alexnet.reproduce.page import write_page
+
+    path = write_page(out)
+    if as_json:
+        print_json({"page": str(path)})
+    else:
+        stdout().print(f"page: {path}", soft_wrap=True)
 
 
 def fitting(plan: "Experiment", data: list[Path], budget: Literal["quick", "full"]) -> Path:
@@ -183,24 +204,9 @@ def spread(seeds: list[dict[str, Any]], key: str) -> str:
 
 def sentence(each: dict[str, Any]) -> str:
     """Say in one line what a comparison showed."""
-    found, published = each["difference"], each["published"]
-    names = f"{each['first']} against {each['second']}"
-    if each["figure"] == "test_error_averaged":
-        names = f"{len(each['values']['first'])} networks together against one"
-    elif each["first"] == each["second"]:
-        names = f"{each['figure']} against {each['of_second']}"
+    from alexnet.reproduce.wording import compared_text, difference_text
+
+    found, published, names = each["difference"], each["published"], compared_text(each)
     shown = difference_text(each["figure"], found) if found else "the first did not get there"
     reference = f"; published: {published}" if published else ""
     return f"{each['outcome']:>11}: {names}: {shown}{reference}"
-
-
-def difference_text(figure: str, found: dict[str, Any]) -> str:
-    """Write a difference with its interval, or that one seed gives none."""
-    is_ratio = figure == "epochs_to_25"
-    values = [found[name] for name in ("mean", "low", "high") if found[name] is not None]
-    texts = [f"{value:.2f}" if is_ratio else f"{100 * value:+.1f}" for value in values]
-    interval = " to ".join(texts[1:]) or "one seed: no interval"
-    bound = "at most " if found["is_bound"] else ""
-    what = {"overfitting": "overfitting "}.get(figure, "")
-    unit = "times the epochs" if is_ratio else "points"
-    return f"{what}{bound}{texts[0]} {unit} ({interval})"

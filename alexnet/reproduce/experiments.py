@@ -51,7 +51,8 @@ RELU = Experiment(
         Arm("sigmoid", {"ablate": {"activation": "sigmoid"}}),
     ),
     comparisons=(
-        Comparison("ReLU", "tanh", "about six times as soon (P figure 1)", "epochs_to_25"),
+        Comparison("ReLU", "tanh", "about six times as soon (P figure 1)", "epochs_to_25",
+                   effect=1 / 6),
         Comparison("ReLU", "sigmoid", "several times as soon (P 3.1)", "epochs_to_25"),
     ),
     budgets={
@@ -72,8 +73,8 @@ LRN = Experiment(
     side=32,
     arms=(NORMALISED, NOT),
     comparisons=(
-        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN),
-        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN, "test_error_10_views"),
+        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN, effect=-0.02),
+        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN, "test_error_10_views", effect=-0.02),
     ),
     budgets={
         "quick": Budget(epochs=30, images=10000, rates=(1.0, 3.0)),
@@ -89,8 +90,8 @@ CIFAR10 = Experiment(
     side=32,
     arms=(NORMALISED, NOT),
     comparisons=(
-        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN),
-        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN, "test_error_10_views"),
+        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN, effect=-0.02),
+        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN, "test_error_10_views", effect=-0.02),
         Comparison(
             NORMALISED.name,
             NORMALISED.name,
@@ -120,7 +121,7 @@ POOLING = Experiment(
     settings=FOUR_LAYERS,
     side=32,
     arms=(Arm("overlapping"), Arm("not", {"ablate": {"overlap": "no"}})),
-    comparisons=(Comparison("overlapping", "not", "0.4 points less (P 3.4)"),),
+    comparisons=(Comparison("overlapping", "not", "0.4 points less (P 3.4)", effect=-0.004),),
     budgets=FOUR_BUDGETS,
 )
 
@@ -167,7 +168,7 @@ AUGMENTATION = Experiment(
         Arm("none", NO_AUGMENTATION),
     ),
     comparisons=(
-        Comparison(PAPER.name, "no colours", "more than 1 point less (P 4.1)"),
+        Comparison(PAPER.name, "no colours", "more than 1 point less (P 4.1)", effect=-0.01),
         Comparison("no colours", "none", '"substantial overfitting" (P 4.1)', "overfitting"),
         Comparison("no colours", "none", ""),
         Comparison("crops only", "none", ""),
@@ -189,8 +190,8 @@ TOWERS = Experiment(
         Arm("apart", {"ablate": {"towers": "apart"}}),
     ),
     comparisons=(
-        Comparison(PAPER.name, "half", "1.7 points less (P 3.2)"),
-        Comparison(PAPER.name, "apart", "1.2 points less (2012, net #150)"),
+        Comparison(PAPER.name, "half", "1.7 points less (P 3.2)", effect=-0.017),
+        Comparison(PAPER.name, "apart", "1.2 points less (2012, net #150)", effect=-0.012),
         Comparison(PAPER.name, "one", "", is_claimed=False),
     ),
     budgets=EIGHT_BUDGETS,
@@ -208,7 +209,7 @@ DEPTH = Experiment(
           for conv in ("conv3", "conv4", "conv5")),
     ),
     comparisons=tuple(
-        Comparison(PAPER.name, f"without {conv}", "about 2 points less (P 7)")
+        Comparison(PAPER.name, f"without {conv}", "about 2 points less (P 7)", effect=-0.02)
         for conv in ("conv3", "conv4", "conv5")
     ),
     budgets=EIGHT_BUDGETS,
@@ -228,6 +229,7 @@ VIEWS = Experiment(
             "37.5 % against 39.0 % (P 6)",
             "test_error_10_views",
             of_second="test_error",
+            effect=-0.015,
         ),
         Comparison(
             PAPER.name,
@@ -235,6 +237,7 @@ VIEWS = Experiment(
             "38.1 % with five networks against 40.7 % (P 6.1)",
             "test_error_averaged",
             of_second="test_error_10_views",
+            effect=-0.026,
         ),
     ),
     budgets={
@@ -277,7 +280,12 @@ CLASSICAL = Experiment(
         Arm("pixels", classifier="pixels"),
     ),
     comparisons=(
-        Comparison(PAPER.name, "visual words", "37.5 % against 45.7 % (P table 1: SIFT + FVs)"),
+        Comparison(
+            PAPER.name,
+            "visual words",
+            "37.5 % against 45.7 % (P table 1: SIFT + FVs)",
+            effect=-0.082,
+        ),
         Comparison(PAPER.name, "HOG", ""),
         Comparison(PAPER.name, "pixels", ""),
     ),

@@ -44,6 +44,8 @@ class Comparison:
     figure: Figure = "test_error"
     of_second: Figure | None = None
     """The second's figure, if it is another one."""
+    effect: float | None = None
+    """The published difference, first minus second, or for a ratio first by second."""
     is_claimed: bool = True
     """Whether somebody claims that the first is lower; otherwise any difference is a finding."""
 

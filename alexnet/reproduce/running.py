@@ -28,8 +28,9 @@ from alexnet.reproduce.experiments import experiment
 from alexnet.reproduce.measuring import Figures, Training, measure_together, train_and_measure
 from alexnet.reproduce.part import pack_part
 from alexnet.reproduce.plan import Arm, Budget, BudgetName, Comparison, Experiment, Figure
+from alexnet.reproduce.results import origin, write_result
 from alexnet.reproduce.statistics import judge, paired_difference, paired_ratio
-from alexnet.storage.atomic import expanded, write_text
+from alexnet.storage.atomic import expanded
 from alexnet.storage.environment import describe_device, versions
 
 TOGETHER: Figure = "test_error_averaged"
@@ -84,14 +85,14 @@ def reproduce(
     trainer.discard_others(chosen)
     result = {
         **describe(plan, budget, cost, part, machine),
+        **origin(name, expanded(data), budget, seeds),
         "arms": {
             arm.name: trainer.describe(arm, chosen[arm.name], tried[arm.name], figures[arm.name])
             for arm in plan.arms
         },
         "comparisons": [compare(each, figures, cost.epochs) for each in plan.comparisons],
     }  # fmt: skip
-    write_text(folder / f"{name}.json", json.dumps(result, indent=1) + "\n")
-    return result
+    return write_result(folder, name, result)
 
 
 def _check_side(plan: Experiment, needed: int, data: Path) -> None:
@@ -331,6 +332,7 @@ def compare(
         "figure": each.figure,
         "of_second": each.of_second or each.figure,
         "published": each.published,
+        "published_difference": each.effect,
         "values": {"first": first, "second": second},
     }
     try:
