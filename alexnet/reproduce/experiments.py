@@ -18,7 +18,7 @@ EIGHT_LAYERS = replace(
 )
 """Quick to learn, and in data as the paper has it: crops of one size, mirroring, colour jitter."""
 EIGHT_BUDGETS: Budgets = {
-    "quick": Budget(epochs=10, images=3000),
+    "quick": Budget(epochs=10, images=2000, test_images=2000, rates=(1.0, 3.0)),
     "full": Budget(epochs=30, rates=(1.0, 3.0), changes={"batch_size": 128}),
 }
 FOUR_LAYERS = Settings(
@@ -56,7 +56,7 @@ RELU = Experiment(
         Comparison("ReLU", "sigmoid", "several times as soon (P 3.1)", "epochs_to_25"),
     ),
     budgets={
-        "quick": Budget(epochs=30, images=4000),
+        "quick": Budget(epochs=30, images=2000, test_images=2000, changes={"batch_size": 32}),
         "full": Budget(epochs=40, images=20000, rates=(0.1, 1 / 3, 1.0, 3.0)),
     },
     training_error=True,
@@ -102,7 +102,7 @@ CIFAR10 = Experiment(
     ),
     budgets={
         "quick": Budget(
-            epochs=5, rates=(1.0,), holds_out=False, changes={"drop_epochs": (4,)}
+            epochs=3, rates=(1.0,), holds_out=False, changes={"drop_epochs": (2,)}
         ),
         "full": Budget(
             epochs=520, rates=(1.0,), seeds=1, holds_out=False,
