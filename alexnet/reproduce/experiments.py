@@ -62,7 +62,8 @@ RELU = Experiment(
     training_error=True,
 )  # fmt: skip
 
-NORMALISED, NOT = Arm("normalised", {"model": "cifar10_11"}), Arm("not", {"model": "cifar10_13"})
+NORMALISED = Arm("with LRN", {"model": "cifar10_11"})
+NOT = Arm("without LRN", {"model": "cifar10_13"})
 PUBLISHED_LRN = "11 % against 13 % (P 3.3)"
 
 LRN = Experiment(
@@ -120,8 +121,10 @@ POOLING = Experiment(
     claims=(7,),
     settings=FOUR_LAYERS,
     side=32,
-    arms=(Arm("overlapping"), Arm("not", {"ablate": {"overlap": "no"}})),
-    comparisons=(Comparison("overlapping", "not", "0.4 points less (P 3.4)", effect=-0.004),),
+    arms=(Arm("overlapping"), Arm("not overlapping", {"ablate": {"overlap": "no"}})),
+    comparisons=(
+        Comparison("overlapping", "not overlapping", "0.4 points less (P 3.4)", effect=-0.004),
+    ),
     budgets=FOUR_BUDGETS,
 )
 
@@ -136,7 +139,7 @@ MOMENTUM = Experiment(
     budgets=FOUR_BUDGETS,
 )
 
-PAPER = Arm("the paper's")
+PAPER = Arm("AlexNet")
 
 DROPOUT = Experiment(
     name="dropout",
@@ -185,14 +188,14 @@ TOWERS = Experiment(
     side=64,
     arms=(
         PAPER,
-        Arm("half", {"ablate": {"towers": "half"}}),
-        Arm("one", {"ablate": {"towers": "one"}}),
-        Arm("apart", {"ablate": {"towers": "apart"}}),
+        Arm("half a network", {"ablate": {"towers": "half"}}),
+        Arm("one tower", {"ablate": {"towers": "one"}}),
+        Arm("no exchange", {"ablate": {"towers": "apart"}}),
     ),
     comparisons=(
-        Comparison(PAPER.name, "half", "1.7 points less (P 3.2)", effect=-0.017),
-        Comparison(PAPER.name, "apart", "1.2 points less (2012, net #150)", effect=-0.012),
-        Comparison(PAPER.name, "one", "", is_claimed=False),
+        Comparison(PAPER.name, "half a network", "1.7 points less (P 3.2)", effect=-0.017),
+        Comparison(PAPER.name, "no exchange", "1.2 points less (2012, net #150)", effect=-0.012),
+        Comparison(PAPER.name, "one tower", "", is_claimed=False),
     ),
     budgets=EIGHT_BUDGETS,
 )
