@@ -10,7 +10,9 @@ from dataclasses import replace
 from alexnet.config import Settings
 from alexnet.errors import UsageError
 from alexnet.recipes import recipe
+from alexnet.reproduce.filters import FILTERS
 from alexnet.reproduce.plan import Arm, Budget, Budgets, Comparison, Experiment
+from alexnet.reproduce.transfer import TRANSFER
 
 EIGHT_LAYERS = replace(
     recipe("small"), model="alexnet_small", min_crop_scale=0.0, label_smoothing=0.0
@@ -239,7 +241,7 @@ EXPERIMENTS = {
     each.name: each
     for each in (
         RELU, LRN, POOLING, DROPOUT, AUGMENTATION, TOWERS, DEPTH, VIEWS, MOMENTUM, ORDER,
-        CLASSICAL,
+        CLASSICAL, TRANSFER, FILTERS,
     )
 }  # fmt: skip
 
