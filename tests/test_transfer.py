@@ -25,7 +25,7 @@ from alexnet.reproduce import Machine, experiments, reproduce, transfer
 from alexnet.reproduce.draws import BACKGROUND, TEST_IMAGES, divided, draw_all
 from alexnet.reproduce.plan import Budget, Comparison, Experiment
 from alexnet.reproduce.ridge import PENALTIES, fit_ridge
-from alexnet.reproduce.transfer import measure_tap, scratch_arm, tap_arm
+from alexnet.reproduce.transfer import measure_tap, pyramid, scratch_arm, tap_arm
 
 COMPARISON = Comparison("pool5, 8 images", "from scratch, 8 images", "", "class_error")
 TRIAL = Experiment(
@@ -145,15 +145,29 @@ def test_the_classifier_is_ridge_regression() -> None:
 def test_errors_are_means_of_the_classes(data: Path, tmp_path: Path) -> None:
     """All test images of one class are given the other's features: half of the classes is wrong."""
     draw = draw_all([8], 1, 32, data, tmp_path / "draws", SILENT)[8, 0]
-    part, values = Dataset(draw), np.zeros((69, 2), np.float16)
+    part, values = Dataset(draw), np.zeros((69, 72), np.float16)
     for name in part.split_names:
         split = part.split(name)
         for index, label in enumerate(split.labels.tolist()):
-            values[int(split.name(index)), 0 if name == "test" else label] = 1
+            values[int(split.name(index)), 0 if name == "test" else 36 * label] = 1
     np.save(tmp_path / "pool5.npy", values)
     found = measure_tap(draw, tmp_path, "pool5")
     assert (found["train_error"], found["val_error"]) == (0, 0)
     assert (found["test_error"], found["class_error"]) == (0.5, 0.5)
+
+
+def test_the_pyramid_by_hand() -> None:
+    maps = torch.zeros(1, 1, 6, 6)
+    maps[0, 0, 0, 0], maps[0, 0, 5, 5] = 16.0, 4.0
+    found = pyramid(maps.flatten(1))[0]
+    first, second, third = found[:36], found[36:45], found[45:]
+    # Roots of 16 and 4, then of 4 and 1 (means of 2 x 2), each of length 1 / sqrt(3).
+    for level in (first, second):
+        assert [float(level[0]), float(level[-1])] == pytest.approx(
+            [4 / 60**0.5, 2 / 60**0.5], rel=1e-5
+        )
+        assert int((level != 0).sum()) == 2
+    assert float(third) == pytest.approx(3**-0.5)
 
 
 # All of it.

@@ -34,8 +34,8 @@ from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing, take_view, views
 
 TAPS = ("pool1", "pool2", "relu3", "relu4", "pool5")
-GRID = 6
-"""Larger maps are averaged to this side, which is pool5's own."""
+GRIDS = (6, 3, 1)
+"""To which sides maps are averaged; the first is pool5's own."""
 BATCH = 32
 
 
@@ -153,9 +153,10 @@ def write_features(
     device: DeviceName,
     progress: Progress,
 ) -> None:
-    """Write the outputs at `TAPS` for the centre of every image, TAP.npy: (images, values) float16.
+    """Write the outputs at `TAPS` for the centre of every image, averaged to 6 x 6.
 
-    The images of all splits follow each other. Each pass of a batch serves all taps.
+    TAP.npy is (images, channels * 36) float16; each image's values have length 1. The images of all
+    splits follow each other. Each pass of a batch serves all taps.
     """
     chosen = pick_device(device)
     model, rules = model.eval().to(chosen), preprocessing.to(chosen)
@@ -188,17 +189,24 @@ def batches(splits: list[Split]) -> Iterator[Pixels]:
 
 @torch.inference_mode()
 def batch_features(model: nn.Sequential, pixels: Tensor, rules: Preprocessing) -> dict[str, Tensor]:
-    """Return the features of images (N, S, S, 3) uint8 at each tap: (N, values) float16.
-
-    Each image's have length 1, so that float16 holds them and no image outweighs others.
-    """
+    """Return what `write_features` stores for images (N, S, S, 3) uint8."""
     (centre,) = views(rules.size, rules.crop, 1)
     inputs = take_view(pixels.to(rules.mean_image.device), centre, rules)
     found = {}
     for tap, maps in taps(model, inputs, TAPS).items():
-        small = F.adaptive_avg_pool2d(maps, min(GRID, maps.shape[-1])).flatten(1)
-        found[tap] = F.normalize(small).half()
+        found[tap] = F.normalize(F.adaptive_avg_pool2d(maps, GRIDS[0]).flatten(1)).half()
     return found
+
+
+def pyramid(values: Tensor) -> Tensor:
+    """Return what the classifier sees of stored features: square roots of averages in three grids.
+
+    Each grid has the same weight (a spatial pyramid, Lazebnik et al. 2006). Square roots of values
+    that are not negative keep a few large ones from outweighing the others.
+    """
+    maps = values.reshape(len(values), -1, GRIDS[0], GRIDS[0])
+    roots = [F.adaptive_avg_pool2d(maps, grid).flatten(1).sqrt() for grid in GRIDS]
+    return torch.cat([F.normalize(each) for each in roots], 1) / math.sqrt(len(GRIDS))
 
 
 def measure_tap(data: Path, features: Path, tap: str) -> dict[str, Any]:
@@ -214,7 +222,8 @@ def measure_tap(data: Path, features: Path, tap: str) -> dict[str, Any]:
         splits = [dataset.split(name) for name in names]
         rows = [int(split.name(index)) for split in splits for index in range(len(split))]
         labels = np.concatenate([split.labels for split in splits])
-        return torch.from_numpy(values[rows].astype(np.float32)), torch.from_numpy(labels)
+        found = torch.from_numpy(values[rows].astype(np.float32))
+        return pyramid(found), torch.from_numpy(labels)
 
     known, labels = read("train", "val")
     fitted = fit_ridge(known, labels, len(dataset.classes))
