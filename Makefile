@@ -48,7 +48,7 @@ JOBS ?= 8
 
 reproduce-gpu: $(VENV)/.installed-dev
 	@timeout --foreground --signal=INT --kill-after=30 $(SECONDS_OF_A_VISIT) \
-	    $(BIN)/alexnet reproduce cifar10 relu lrn dropout augmentation views towers lineage depth \
+	    $(BIN)/alexnet reproduce cifar10 relu lrn dropout augmentation views towers filters lineage depth \
 	    pooling momentum order --budget full --jobs $(JOBS) --out $(REPRODUCED) \
 	    --data $(CIFAR10_DATA) --data $(PHOTOS_64) --data $(PHOTOS_256) || { \
 	    [ $$? = 124 ] && echo "the visit is over: make reproduce-gpu continues"; }

@@ -66,6 +66,6 @@ FILTERS = Experiment(
     ),
     budgets={
         "quick": Budget(epochs=12, rates=(1.0,)),
-        "full": Budget(epochs=60, changes={"model": "alexnet"}, side=256),
+        "full": Budget(epochs=30, rates=(1.0,), seeds=5),
     },
 )
