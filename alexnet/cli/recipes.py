@@ -73,6 +73,6 @@ def show(name: str, settings: list[SettingText], console: Console) -> None:
 
 
 def with_unit(value: object, unit: str = "") -> list[str]:
-    """Write a value and its unit; "(empty)" where there is none."""
+    """Write a value and its unit; "none" for an empty one."""
     text = write_value(value)
-    return [text, *([unit] if unit else [])] if text else ["(empty)"]
+    return [text, *([unit] if unit else [])] if text else ["none"]

@@ -1,6 +1,6 @@
 """A run in Python: it predicts with weights that stay in memory, and shows itself."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -55,7 +55,7 @@ class Run(StoredRun):
         )
 
     @overload
-    def predict(  # type: ignore[overload-overlap]  # a text and an array are iterable, too
+    def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts
         self,
         images: ImageLike,
         *,
@@ -68,7 +68,7 @@ class Run(StoredRun):
     @overload
     def predict(
         self,
-        images: Iterable[ImageLike],
+        images: Sequence[ImageLike] | Iterator[ImageLike],
         *,
         top: int = 5,
         views: int = 1,
@@ -78,7 +78,7 @@ class Run(StoredRun):
 
     def predict(
         self,
-        images: ImageLike | Iterable[ImageLike],
+        images: ImageLike | Sequence[ImageLike] | Iterator[ImageLike],
         *,
         top: int = 5,
         views: int = 1,
