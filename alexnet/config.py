@@ -96,7 +96,7 @@ class AugmentationSettings:
     flip: bool = True
     """Mirror half of the training images (P 4.1)."""
     random_crop: bool = True
-    """Crop training images at random places (P 4.1); false: always the centre."""
+    """Crop training images at random positions (P 4.1); false: always the centre."""
     min_crop_scale: float = 0.0
     """Smallest side of a random crop as a fraction of the image's side; crops up to the whole image
     are scaled to the network's input. 0: crops of the input's own size, not scaled (P 4.1)."""

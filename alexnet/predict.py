@@ -20,6 +20,7 @@ from alexnet.loader import read_ahead
 from alexnet.notebook import ShownAsBars
 from alexnet.progress import SILENT, Progress
 from alexnet.storage.checkpoint_store import CheckpointName
+from alexnet.storage.folders import SHIPPED_RUN
 from alexnet.storage.run import Run
 
 PREDICTION_BATCH = 32
@@ -47,7 +48,7 @@ class Prediction(ShownAsBars):
 
 def predict_images(  # noqa: PLR0913 - each is a decision of its own
     paths: str | Path | Iterable[str | Path],
-    run: str | Path,
+    run: str | Path = SHIPPED_RUN,
     *,
     top: int = 5,
     views: int = 1,
@@ -59,6 +60,7 @@ def predict_images(  # noqa: PLR0913 - each is a decision of its own
 ) -> list[Prediction]:
     """Predict the `top` most probable classes of each image; a folder stands for its files.
 
+    Without `run` the net that comes with the package answers: `Run.shipped`.
     `views` is 1, the centre, or 10, the mean over the paper's ten. A file that is not a readable
     image is passed to `on_bad`, as an error that names it, and left out unless `on_bad` raises.
     `accelerate` makes the faster form of the network, used for many images; None uses it as it is.

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-import alexnet
 from alexnet import create_model, summarize
-from alexnet.bench import parts, peers, predict, report, timing
+from alexnet.bench import parts, peers, predict, timing
 from alexnet.bench.data import PhotoSetup, data_table, prepare_table
 from alexnet.bench.network_tables import (
     LIMITS,
@@ -353,30 +352,6 @@ def test_a_report_says_where_it_was_measured() -> None:
     assert facts["precision"] in ("float32", "bfloat16")
     assert facts["versions"]["torch"] == torch.__version__
     assert {"commit", "hardware", "threads", "load"} <= facts.keys()
-
-
-def test_the_commit_says_whether_code_was_changed_and_not_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def git(*words: str) -> None:
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", "-C", tmp_path, *who, *words], check=True, capture_output=True)
-
-    for name in ("alexnet/__init__.py", "results/one/result.json"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    monkeypatch.setattr(alexnet, "__file__", str(tmp_path / "alexnet/__init__.py"))
-    assert report.commit() == "unknown"
-    git("init")
-    git("add", "-A")
-    git("commit", "-m", "all")
-    clean = report.commit()
-    assert len(clean) >= 7
-    assert "-" not in clean
-    (tmp_path / "results/one/result.json").write_text("{}")
-    assert report.commit() == clean
-    (tmp_path / "alexnet/__init__.py").write_text("x = 1\n")
-    assert report.commit() == f"{clean}-dirty"
 
 
 def test_predicting_takes_the_start_away() -> None:

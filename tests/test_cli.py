@@ -152,7 +152,7 @@ def test_version_names_software_and_device(cli: Run) -> None:
                 "(help: alexnet evaluate --help)"
             ),
         ),
-        (["predict", "a.jpg"], "Missing option '--run' (help: alexnet predict --help)"),
+        (["features", "a"], "Missing option '--run' (help: alexnet features --help)"),
         (["--josn"], "No such option: --josn (help: alexnet --help)"),
         (
             ["train", "a", "b", "--momentum", "0.8"],

@@ -1,7 +1,7 @@
 """A network's table, measured by running it: shapes, parameters, multiply-adds, neurons.
 
 Multiply-adds are counted as is usual for this paper: one for each weight at each output position in
-the layers that learn, without biases, pooling and normalisation.
+layers of kernels or units, without biases, pooling and normalisation.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from alexnet.errors import UsageError
+from alexnet.networks.branches import Branches, Concatenation, Sum
 from alexnet.networks.cifar10 import LocallyConnected2d
 from alexnet.networks.initialization import start_of
 from alexnet.networks.layers import Input, LocalResponseNorm
@@ -35,6 +36,8 @@ TYPES: dict[type[nn.Module], str] = {
     SpatialResponseNorm: "Spatial Response Normalization",
     nn.BatchNorm2d: "Batch Normalization",
     PaperDropout: "Dropout",
+    Concatenation: "Concatenation",
+    Sum: "Sum",
 }
 ACTIVATIONS = ("ReLU", "Tanh", "Sigmoid", "Dropout")  # rows listed with the row before them
 
@@ -79,8 +82,8 @@ class Row:
 
     @property
     def neurons(self) -> int:
-        """Count the outputs of a layer that learns; 0 for other rows."""
-        return torch.Size(self.output).numel() if self.parameters else 0
+        """Count the outputs of a layer of kernels or units; 0 for other rows."""
+        return torch.Size(self.output).numel() if self.macs else 0
 
 
 def _sides(shape: tuple[int, ...]) -> str:
@@ -111,7 +114,7 @@ class Summary:
 
     @property
     def neurons(self) -> int:
-        """Count the outputs of the layers that learn, with the last layer's (P 3.5)."""
+        """Count the outputs of the layers of kernels or units, with the last layer's (P 3.5)."""
         return sum(row.neurons for row in self.layers)
 
     def as_json(self) -> dict[str, Any]:
@@ -181,7 +184,8 @@ def forward_shapes(
 ) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
     """Run `network` on an empty batch; list each layer's name, module and output shape in order.
 
-    An empty batch costs nothing and uses no random numbers.
+    A row with branches comes after the layers in them. An empty batch costs nothing and uses no
+    random numbers.
     """
     measured: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
@@ -194,7 +198,7 @@ def forward_shapes(
     weight = next(network.parameters())  # the images must be on the same device
     with torch.no_grad(), evaluating(network), ExitStack() as hooks:
         for name, layer in network.named_modules():
-            if not list(layer.children()):
+            if isinstance(layer, Branches) or not list(layer.children()):
                 hooks.enter_context(add_hook(name, layer))
         network(weight.new_empty((0, *shape)))
     return measured
@@ -219,7 +223,7 @@ def describe_row(name: str, layer: nn.Module, output: tuple[int, ...]) -> Row:
         name=name,
         type=TYPES.get(type(layer), type(layer).__name__),
         output=output,
-        parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        parameters=sum(parameter.numel() for parameter in layer.parameters(recurse=False)),
         macs=multiply_adds(layer, output),
         kernel=pair(getattr(layer, "kernel_size", None)),
         stride=pair(getattr(layer, "stride", None)),
@@ -247,7 +251,7 @@ def options(layer: nn.Module) -> dict[str, Option]:
 def multiply_adds(layer: nn.Module, output: tuple[int, ...]) -> int:
     """Count one image's multiply-adds: weights x the positions at which each one is used."""
     weight = getattr(layer, "weight", None)
-    if weight is None:
+    if weight is None or weight.ndim == 1:  # batch normalisation
         return 0
     # A convolution's weights are used at each position of the map; all others are used once.
     positions = torch.Size(output[1:]).numel() if isinstance(layer, nn.Conv2d) else 1

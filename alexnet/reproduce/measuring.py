@@ -1,7 +1,7 @@
 """One training of an experiment, in a process of its own, and what it is judged by."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from alexnet.evaluate import EVALUATION_BATCH, answer_batches, evaluate_run, ran
 from alexnet.kernels import accelerate
 from alexnet.loader import read_ahead
 from alexnet.networks.initialization import weight_layers
+from alexnet.progress import Progress
 from alexnet.reproduce.classical import measure_classifier
 from alexnet.storage.atomic import write_text
 from alexnet.storage.run import Run
@@ -107,6 +108,28 @@ def measure_run(training: Training, fast: Callable[..., Any] | None) -> Figures:
         "seconds": rows[-1]["seconds"],
         "epochs": [{name: row.get(name) for name in EPOCH} for row in rows],
     }
+
+
+def measure_together(trainings: Sequence[Training], progress: Progress) -> float:
+    """Measure the error of several networks, whose probabilities are averaged, with ten views.
+
+    What has been measured is only read.
+    """
+    first = trainings[0]
+    file = first.run / f"together_{len(trainings)}.json"
+    if not file.is_file():
+        found = evaluate_run(
+            [each.run for each in trainings],
+            first.data,
+            split="test",
+            views=10,
+            checkpoint="last",
+            device=first.device,
+            accelerate=None if first.plain else accelerate,
+            progress=progress,
+        )
+        write_text(file, json.dumps(found.top1_error) + "\n")
+    return float(parse_json(file.read_text(encoding="utf-8")))
 
 
 EPOCH = ("epoch", "train_loss", "top1_error", "train_error", "gradient_norms")

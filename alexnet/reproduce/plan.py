@@ -7,12 +7,15 @@ from typing import Any, Literal
 from alexnet.config import Settings
 
 BudgetName = Literal["quick", "full"]
-Figure = Literal["test_error", "test_error_10_views", "overfitting", "epochs_to_25"]
+Figure = Literal[
+    "test_error", "test_error_10_views", "test_error_averaged", "overfitting", "epochs_to_25"
+]  # fmt: skip
 """What a finished training is judged by; `FIGURES` describes each. Less is better."""
 
 FIGURES: dict[Figure, str] = {
     "test_error": "top-1 error on test images, one view",
     "test_error_10_views": "top-1 error on test images, ten views",
+    "test_error_averaged": "the same of the seeds' networks together: the mean of probabilities",
     "overfitting": "top-1 error on test images minus that on training images",
     "epochs_to_25": "epochs until 25 % of the training images are classified wrongly",
 }
@@ -41,6 +44,8 @@ class Comparison:
     figure: Figure = "test_error"
     of_second: Figure | None = None
     """The second's figure, if it is another one."""
+    effect: float | None = None
+    """The published difference, first minus second, or for a ratio first by second."""
     is_claimed: bool = True
     """Whether somebody claims that the first is lower; otherwise any difference is a finding."""
 
@@ -61,6 +66,9 @@ class Budget:
     rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     """Learning rates tried for each arm with the first seed, as multiples of the settings'."""
     seeds: int = 3
+    holds_out: bool = True
+    """Whether validation images are kept apart. Where one rate is tried, nothing is chosen: they
+    may be trained on."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Settings that this budget replaces, such as a larger network."""
     side: int = 0

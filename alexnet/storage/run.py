@@ -34,7 +34,7 @@ from alexnet.storage.checkpoint_format import MODEL, Saved, load_weights
 from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.dataset_manifest import check_spread
 from alexnet.storage.environment import package_version, versions
-from alexnet.storage.folders import is_run, not_a_run
+from alexnet.storage.folders import SHIPPED_RUN, is_run, not_a_run
 from alexnet.storage.metrics_log import read_metrics
 from alexnet.storage.untrusted import map_array, parse_json
 from alexnet.transforms import Preprocessing
@@ -150,6 +150,14 @@ class Run:
             raise
         except (ValueError, KeyError, TypeError, OSError, AlexnetError) as error:
             raise CheckpointError(f"{path} cannot be read as a run: {error!r}") from None
+
+    @classmethod
+    def shipped(cls) -> "Run":
+        """Open the run that comes with this package: cifar10_11, trained on CIFAR-10.
+
+        Its `path` serves wherever a run is asked for.
+        """
+        return cls.open(SHIPPED_RUN)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl; those of a whole epoch have a `val_loss` entry."""
