@@ -29,7 +29,7 @@ WORTH_ACCELERATING = 64
 """Fewer images do not repay the second that loading compiled kernels takes on a CPU."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction(ShownAsBars):
     """The most probable classes of one image."""
 

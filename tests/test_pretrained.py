@@ -86,9 +86,9 @@ def test_a_file_without_linear_layers_is_refused(file: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "keywords", "message"),
     [
-        ("caffenet", {}, "no weights are published for caffenet, only for one_weird_trick"),
+        ("caffenet", {}, "no weights for caffenet, only for cifar10_11 and one_weird_trick"),
         ("one_weird_trick", {"ablate": {"activation": "tanh"}}, "leave out ablate"),
-        ("nothing", {}, "no weights are published for nothing"),
+        ("nothing", {}, "there are no weights for nothing"),
     ],
 )
 def test_networks_without_weights_are_refused(

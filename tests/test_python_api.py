@@ -84,9 +84,8 @@ def test_a_list_is_answered_as_the_command_does(
         Image.fromarray(noise).save(tmp_path / "many" / f"{number:02}.png")
     words = ("predict", tmp_path / "many", "--run", run.path, "--device", "cpu", "--views", views)
     expected = command(capsys, *words)
-    assert [
-        answer.as_json() for answer in run.predict([tmp_path / "many"], views=views, device="cpu")
-    ] == expected
+    answers = run.predict([tmp_path / "many"], views=views, device="cpu")
+    assert [answer.as_json() | {"run": str(run.path)} for answer in answers] == expected
     opened = [Image.open(path) for path in sorted((tmp_path / "many").iterdir())]
     answers = run.predict(iter(opened), views=views, device="cpu")
     assert [a.predictions for a in answers] == [
@@ -327,6 +326,9 @@ def test_objects_say_what_they_are(run: alexnet.Run, tiny_data: Path) -> None:
     )
     assert repr(data["val"]) == "Images('val': 15 images, 3 classes)"
     assert repr(run.preprocess) == "Preprocess(shorter side to 32, centre 24 x 24, less the mean)"
+    answer = run.predict(PIXELS, top=1)
+    ((_, probability),) = answer.predictions
+    assert repr(answer) == f"Prediction('array (40, 50, 3)': {answer.titles[0]} {probability:.1%})"
     summary = alexnet.summarize("alexnet")
     counts = "60,965,224 parameters, 724,406,816 multiply-adds"
     assert repr(summary) == f"Summary('alexnet': {len(summary.layers)} rows, {counts})"

@@ -9,11 +9,16 @@ BAR = "display:block;height:100%;background:#3d7edb;width:{:.1f}%"
 
 
 class ShownAsBars:
-    """What the prediction of an image's classes shows in a notebook."""
+    """How the prediction of an image's classes shows itself; in a notebook as bars."""
 
     image: str
     predictions: tuple[tuple[str, float], ...]
     titles: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        shares = zip(self.titles, self.predictions, strict=True)
+        texts = (f"{title} {probability:.1%}" for title, (_, probability) in shares)
+        return f"Prediction({self.image!r}: {', '.join(texts)})"
 
     def _repr_html_(self) -> str:
         shares = [probability for _, probability in self.predictions]

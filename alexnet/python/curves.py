@@ -25,6 +25,7 @@ def _picture(chart: Chart) -> str:
     ]
     drawn = [_tick_line(tick) for tick in chart.y_ticks]
     drawn += [_text(tick.position, BOTTOM + 20, tick.text, "middle") for tick in chart.x_ticks]
+    drawn.append(_text((LEFT + RIGHT) / 2, HEIGHT - 6, "epoch", "middle"))
     drawn += [_line(curve, colour) for curve, colour in curves]
     return (
         f'<div style="width:26rem;max-width:100%"><b>{escape(chart.title)}</b> '

@@ -27,7 +27,7 @@ def create_model(
 
     It takes (N, 3, height, width) floats, RGB, 0-255, less the training mean, and returns logits of
     `num_classes` (1000). `ablate` removes or replaces parts, such as {"activation": "tanh", "norm":
-    "none"}: see `alexnet.networks.ablation`. `pretrained` takes the published weights of
+    "none"}: see `alexnet.networks.ablation`. `pretrained` takes the weights of
     `Run.pretrained`, which has their classes and preprocessing; with another `num_classes` the last
     layer is new. `mirror` and `progress` are for their download.
     `load_state_dict` of the network also takes torchvision's names (features.0.weight).

@@ -19,6 +19,7 @@ from alexnet.predict import PREDICTION_BATCH, Prediction, best_classes
 from alexnet.progress import SILENT, Progress
 from alexnet.python.inputs import KINDS, ImageLike, Preprocess, name_of, read_pixels
 from alexnet.storage.checkpoint_store import CheckpointName
+from alexnet.storage.folders import SHIPPED_RUN
 from alexnet.storage.run import Run as StoredRun
 from alexnet.transforms import Preprocessing
 
@@ -41,17 +42,20 @@ class Run(StoredRun):
     ) -> "Run":
         """Open the run of published weights for the network called `name`.
 
-        "one_weird_trick": torchvision's, for ImageNet; the first use downloads 244 MB to the user's
-        cache folder, from `mirror` if given: another address, or a file. Its first layer is
-        converted to this package's preprocessing. Raises `UsageError` where nothing is published.
+        "cifar10_11": those that come with the package (`Run.shipped`). "one_weird_trick":
+        torchvision's, for ImageNet; the first use downloads 244 MB to the user's cache folder, from
+        `mirror` if given: another address, or a file. Its first layer is converted to this
+        package's preprocessing. Raises `UsageError` for other names.
         """
         from alexnet.convert.published import NETWORK, imagenet_network
 
+        if name == SHIPPED_RUN.name:
+            return cls.shipped()
         if name == NETWORK:
             return cls.open(imagenet_network(mirror, progress=progress))
         raise UsageError(
-            f"no weights are published for {name}, only for {NETWORK}; for weights of your "
-            f"own: alexnet import --help"
+            f"there are no weights for {name}, only for {SHIPPED_RUN.name} and {NETWORK}; for "
+            f"weights of your own: alexnet import --help"
         )
 
     @overload
@@ -146,7 +150,7 @@ class Run(StoredRun):
     def _facts(self) -> dict[str, str]:
         rows = self.curves()
         errors = [row["top1_error"] for row in rows if row["top1_error"] is not None]
-        values = {"network": self.model_name, "classes": f"{len(self.classes):,} classes"}
+        values = {"network": f"{self.model_name}, {len(self.classes):,} classes"}
         if rows:
             values["trained"] = f"{len(rows)} of {self.settings.epochs} epochs"
         if errors:

@@ -152,7 +152,7 @@ class Run:
             raise CheckpointError(f"{path} cannot be read as a run: {error!r}") from None
 
     @classmethod
-    def shipped(cls) -> "Run":
+    def shipped(cls) -> Self:
         """Open the run that comes with this package: cifar10_11, trained on CIFAR-10.
 
         Its `path` serves wherever a run is asked for.
