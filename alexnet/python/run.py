@@ -10,12 +10,12 @@ from torch import nn
 
 from alexnet.device import DeviceName, pick_device
 from alexnet.errors import UsageError
-from alexnet.evaluate import answer_batches
+from alexnet.evaluate import Accelerate, answer_batches
 from alexnet.images import Pixels
 from alexnet.images.files import find_files
 from alexnet.loader import read_ahead
 from alexnet.notebook import facts
-from alexnet.predict import PREDICTION_BATCH, Prediction, best_classes
+from alexnet.predict import PREDICTION_BATCH, WORTH_ACCELERATING, Prediction, best_classes
 from alexnet.progress import SILENT, Progress
 from alexnet.python.inputs import KINDS, ImageLike, Preprocess, name_of, read_pixels
 from alexnet.storage.checkpoint_store import CheckpointName
@@ -67,6 +67,7 @@ class Run(StoredRun):
         views: int = 1,
         checkpoint: CheckpointName = "best",
         device: DeviceName = "auto",
+        accelerate: Accelerate | None = None,
     ) -> Prediction: ...
 
     @overload
@@ -78,6 +79,7 @@ class Run(StoredRun):
         views: int = 1,
         checkpoint: CheckpointName = "best",
         device: DeviceName = "auto",
+        accelerate: Accelerate | None = None,
     ) -> list[Prediction]: ...
 
     def predict(
@@ -88,14 +90,15 @@ class Run(StoredRun):
         views: int = 1,
         checkpoint: CheckpointName = "best",
         device: DeviceName = "auto",
+        accelerate: Accelerate | None = None,
     ) -> Prediction | list[Prediction]:
         """Predict the `top` most probable classes of one image, or of each of several.
 
         An image is a path, the bytes of a file, an image of Pillow, or an array or tensor of
         pixels: (H, W), (H, W, C) or (C, H, W) with 1, 3 (RGB) or 4 channels, uint8 from 0 to 255 or
         floats from 0 to 1. A folder in a list stands for its files. The answers are those of
-        `alexnet predict`. `views` is 1 or 10. Weights are read once: to see those of a training
-        that goes on, open the run again.
+        `alexnet predict`, for many images with `accelerate=alexnet.accelerate`. `views` is 1 or 10.
+        Weights are read once: to see those of a training that goes on, open the run again.
         Raises `DataError` for an image that cannot be read, `UsageError` for an array that could
         mean two things.
         """
@@ -105,8 +108,10 @@ class Run(StoredRun):
             raise UsageError(f"{images} is a folder: put it in a list to predict all its files")
         sources = [images] if isinstance(images, KINDS) else list(_files_and_images(images))
         target = pick_device(device)
+        network = self._network(checkpoint, target)
+        is_worth_it = len(sources) >= WORTH_ACCELERATING
         answers = answer_batches(
-            self._network(checkpoint, target),
+            accelerate(network) if accelerate and is_worth_it else network,
             self._pixels(sources),
             self.preprocessing.to(target),
             view_count=views,
