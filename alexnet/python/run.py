@@ -6,6 +6,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from alexnet.device import DeviceName, pick_device
@@ -137,7 +138,9 @@ class Run(StoredRun):
             batch = images[start : start + PREDICTION_BATCH]
             return np.stack([read_pixels(image, self.preprocessing) for image in batch])
 
-        return read_ahead(read, starts)
+        # Pillow may read an image's file only now; two threads must not do that at once.
+        is_lazy = any(isinstance(image, Image.Image) for image in images)
+        return map(read, starts) if is_lazy else read_ahead(read, starts)
 
     def curves(self) -> list[dict[str, Any]]:
         """Return the row of metrics.jsonl of each epoch: losses, errors, learning rate, speed."""
