@@ -25,6 +25,7 @@ from alexnet.convert.caffe import write_caffe
 from alexnet.convert.card import Card
 from alexnet.errors import CheckpointError, DataError, StorageError, UsageError
 from alexnet.evaluate import evaluate_run, log_probabilities
+from alexnet.networks.initialization import he_initialize
 from alexnet.networks.registry import create_model, input_shape
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
@@ -170,6 +171,15 @@ def test_every_tap_of_every_network_in_onnx_runtime(tmp_path: Path, name: str) -
         norms = [node for node in proto.graph.node if node.name.startswith("norm")]
         assert {node.op_type for node in norms} <= {"LRN"}
     assert set(rows) <= {node.name for node in proto.graph.node}
+
+
+@pytest.mark.parametrize("name", ["googlenet_small", "resnet18_small"])
+def test_rows_with_branches_in_onnx_runtime(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, 3)
+    he_initialize(model, 60)
+    model(pictures(8, 56).float())  # means and variances of its own
+    check_onnx(tmp_path / "net.onnx", name, model.eval())
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,13 @@ Jobs = Annotated[
     int,
     option("--jobs N", "Trainings at a time. 0: one per core, or 4 on a GPU.", MACHINE, min=0),
 ]
+Mirror = Annotated[
+    str | None,
+    option(
+        "--mirror FILE|URL",
+        "Take ImageNet's convolutions, which transfer needs, from here; see alexnet train --init.",
+    ),
+]
 List = Annotated[bool, flag("--list", "Show the experiments, and run none.")]
 Page = Annotated[
     bool, flag("--page", "Write FOLDER/index.html anew from the results there, and run none.")
@@ -49,6 +56,7 @@ def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
     budget: BudgetOption = "quick",
     seeds: Seeds = None,
     jobs: Jobs = 0,
+    mirror: Mirror = None,
     device: Device = "auto",
     plain: Plain = False,
     list_: List = False,
@@ -66,7 +74,9 @@ def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
 
       alexnet reproduce --list
       alexnet reproduce relu lrn --data data/cifar10
+      alexnet reproduce transfer --data data/caltech101
       alexnet reproduce all --data data/cifar10 --data data/imagenette64
+        --data data/caltech101
       alexnet reproduce --page --out runs/reproduce
     """
     from alexnet.reproduce.experiments import EXPERIMENTS, experiment
@@ -87,10 +97,17 @@ def reproduce(  # noqa: PLR0913 - typer makes an option of each parameter
 
     machine, found = Machine(device, jobs, plain), []
     sources = [fitting(plan, data or [], budget) for plan in plans]
+    init = None
+    if any(plan.has_draws for plan in plans):
+        from alexnet.convert import imagenet_convolutions
+
+        init = imagenet_convolutions(mirror, progress=progress())
+    elif mirror:
+        raise UsageError("--mirror is for transfer, which alone needs ImageNet's convolutions")
     try:
         for plan, source in zip(plans, sources, strict=True):
             found.append(
-                run(plan.name, source, out, budget=budget, seeds=seeds, machine=machine,
+                run(plan.name, source, out, budget=budget, seeds=seeds, machine=machine, init=init,
                     progress=progress())
             )  # fmt: skip
             if not json:
@@ -116,15 +133,22 @@ def show_page(out: Path, *, as_json: bool) -> None:
 
 
 def fitting(plan: "Experiment", data: list[Path], budget: Literal["quick", "full"]) -> Path:
-    """Return the data set with the smallest images that are large enough for an experiment."""
+    """Return the data set with the smallest images that are large enough for an experiment.
+
+    Of several the one with the fewest classes is taken; for draws from few images of many classes
+    the one with the most.
+    """
     from alexnet.dataset import Dataset
 
     needed = plan.side_for(budget)
-    sizes = sorted((Dataset(path).size, str(path)) for path in data)
-    for size, path in sizes:
+    known = [Dataset(path) for path in data]
+    order = -1 if plan.has_draws else 1
+    sizes = sorted((each.size, order * len(each.classes), str(each.path)) for each in known)
+    for size, _, path in sizes:
         if size >= needed:
             return Path(path)
-    have = ", ".join(f"{path} has {size} x {size}" for size, path in sizes) or "no --data is given"
+    have = ", ".join(f"{path} has {size} x {size}" for size, _, path in sizes)
+    have = have or "no --data is given"
     raise UsageError(f"{plan.name} needs images of {needed} x {needed} or more: {have}")
 
 
@@ -160,10 +184,12 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"{result['settings']['epochs']} epochs, {result['seeds']} seeds, {result['hardware']}\n",
         soft_wrap=True,
     )
-    columns = ("rate", "test error", "ten views", "train error", "epochs to 25 %")
+    asked = dict.fromkeys(each["figure"] for each in result["comparisons"])
+    figures = ARM | {name: name.replace("_", " ") for name in asked if name in FURTHER}
+    columns = ("rate", *figures.values())
     table = plain_table("arm", *columns, right=columns)
     for name, arm in result["arms"].items():
-        table.add_row(name, f"{arm['rate']:g}", *(spread(arm["seeds"], key) for key in ARM))
+        table.add_row(name, f"{arm['rate']:g}", *(spread(arm["seeds"], key) for key in figures))
     console.print(table)
     console.print()
     show_networks(result["arms"], console)
@@ -189,7 +215,15 @@ def show_networks(arms: dict[str, Any], console: Console) -> None:
     console.print()
 
 
-ARM = ("test_error", "test_error_10_views", "train_error", "epochs_to_25")
+ARM = {
+    "test_error": "test error",
+    "test_error_10_views": "ten views",
+    "train_error": "train error",
+    "epochs_to_25": "epochs to 25 %",
+}
+"""What is shown of each arm, with the column's title."""
+FURTHER = ("class_error", "likeness")
+"""What is shown where a comparison is of it."""
 
 
 def spread(seeds: list[dict[str, Any]], key: str) -> str:
@@ -197,7 +231,7 @@ def spread(seeds: list[dict[str, Any]], key: str) -> str:
     values = [seed[key] for seed in seeds]
     if any(value is None for value in values):
         return "-"
-    write = percent if "error" in key else "{:.1f}".format
+    write = "{:.1f}".format if key == "epochs_to_25" else percent
     middle = write(sum(values) / len(values))
     return f"{middle} ({write(min(values))} - {write(max(values))})" if len(values) > 1 else middle
 

@@ -11,7 +11,9 @@ from dataclasses import replace
 from alexnet.config import Settings
 from alexnet.errors import UsageError
 from alexnet.recipes import recipe
+from alexnet.reproduce.filters import FILTERS
 from alexnet.reproduce.plan import Arm, Budget, Budgets, Comparison, Experiment
+from alexnet.reproduce.transfer import TRANSFER
 
 EIGHT_LAYERS = replace(
     recipe("small"), model="alexnet_small", min_crop_scale=0.0, label_smoothing=0.0
@@ -322,7 +324,7 @@ EXPERIMENTS = {
     each.name: each
     for each in (
         CIFAR10, RELU, LRN, DROPOUT, AUGMENTATION, VIEWS, TOWERS, LINEAGE, DEPTH, POOLING, MOMENTUM,
-        ORDER, CLASSICAL,
+        ORDER, CLASSICAL, FILTERS, TRANSFER,
     )
 }  # fmt: skip
 

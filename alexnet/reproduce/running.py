@@ -30,6 +30,7 @@ from alexnet.reproduce.part import pack_part
 from alexnet.reproduce.plan import Arm, Budget, BudgetName, Comparison, Experiment, Figure
 from alexnet.reproduce.results import origin, write_result
 from alexnet.reproduce.statistics import judge, paired_difference, paired_ratio
+from alexnet.reproduce.transfer import Material, prepare_material
 from alexnet.storage.atomic import expanded
 from alexnet.storage.environment import describe_device, versions
 
@@ -61,23 +62,30 @@ def reproduce(
     budget: BudgetName = "quick",
     seeds: int | None = None,
     machine: Machine | None = None,
+    init: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Run the experiment `name` on the packed data set `data`; write and return its result.
 
     OUT/NAME.json receives it; OUT/runs has the trainings, OUT/data the part of the data set that a
     quick budget uses. Learning rates are chosen for each arm on validation images with the first
-    seed; errors are those of test images after the last epoch.
+    seed; errors are those of test images after the last epoch. `init` is the run of ImageNet's
+    convolutions that `transfer` needs, such as `alexnet.imagenet_convolutions()` returns.
     Raises `UsageError` for an unknown name, and for data that do not fit.
     """
     plan, machine, folder = experiment(name), machine or Machine(), expanded(out)
     cost = plan.budgets[budget] if seeds is None else replace(plan.budgets[budget], seeds=seeds)
     _check_side(plan, plan.side_for(budget), expanded(data))
-    part = pack_part(
-        expanded(data), folder / "data", cost.images, cost.test_images, progress,
-        holds_out=cost.holds_out,
-    )  # fmt: skip
-    trainer = _Trainer(plan, cost, part, folder / "runs", machine, progress)
+    source, parts = expanded(data), folder / "data"
+    material = None
+    if plan.has_draws:
+        material = prepare_material(plan, cost, source, parts, init, machine.device, progress)
+        part = material.draws[plan.arms[-1].images, 0]
+    else:
+        part = pack_part(
+            source, parts, cost.images, cost.test_images, progress, holds_out=cost.holds_out
+        )
+    trainer = _Trainer(plan, cost, part, folder / "runs", machine, progress, material)
     tried = trainer.try_rates()
     chosen = {arm.name: best_rate(plan, tried[arm.name]) for arm in plan.arms}
     figures = trainer.train_seeds(chosen)
@@ -143,9 +151,10 @@ class _Trainer:
         runs: Path,
         machine: Machine,
         progress: Progress,
+        material: Material | None = None,
     ) -> None:
         self.plan, self.cost, self.data, self.runs = plan, cost, data, runs
-        self.machine, self.progress = machine, progress
+        self.machine, self.progress, self.material = machine, progress, material
         self.fingerprint = Dataset(data).fingerprint
 
     def try_rates(self) -> dict[str, dict[float, Figures]]:
@@ -233,12 +242,16 @@ class _Trainer:
     def training(self, arm: Arm, rate: float, seed: int) -> Training:
         """Describe one training."""
         settings = replace(self.settings(arm), lr=rate, seed=seed)
-        facts = [settings.as_json(), self.fingerprint, self.plan.training_error]
+        data, fingerprint, features = self.data, self.fingerprint, None
+        if self.material:
+            data = self.material.draws[arm.images, seed]
+            fingerprint, features = data.name, self.material.features.get(arm.weights)
+        facts = [settings.as_json(), fingerprint, self.plan.training_error]
         if arm.classifier:
-            facts = [arm.classifier, seed, self.fingerprint]
+            facts = [arm.classifier, seed, fingerprint, *([features.name] if features else [])]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return Training(
-            data=self.data,
+            data=data,
             run=self.runs / digest,
             settings=settings,
             training_error=self.plan.training_error,
@@ -246,6 +259,7 @@ class _Trainer:
             threads=max(1, available_cores() // self.machine.workers),
             plain=self.machine.plain,
             classifier=arm.classifier,
+            features=features,
         )
 
     def train(self, wanted: Mapping[Key, Training], label: str) -> dict[Key, Figures]:
