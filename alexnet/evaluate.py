@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -56,9 +56,9 @@ class Evaluation:
     """Mean of -ln(probability of the right class), after averaging over the views."""
     top1_error: float
     top5_error: float
-    per_class: list[dict[str, Any]]
+    per_class: list[dict[str, Any]] = field(repr=False)
     """For each class: class, images, top1_error, top5_error (None without images)."""
-    confusion: list[list[int]]
+    confusion: list[list[int]] = field(repr=False)
     """Images by true class (rows) and predicted class (columns)."""
     subset: "Evaluation | None" = None
     """The same figures among the data's classes alone, if they are a part of the network's."""

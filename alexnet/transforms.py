@@ -5,7 +5,7 @@ centre, or the ten views. Both subtract the centre of the mean image, as the 201
 every crop (convdata_jpeg.py:95).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ class Preprocessing:
     """Side of the stored images in pixels; see `resize`."""
     crop: int
     """Side of the network's input in pixels, at most `size`."""
-    mean_image: Tensor
+    mean_image: Tensor = field(repr=False)
     """(3, size, size) float32, 0-255: the mean of the training images."""
     color_std: tuple[float, ...]
     """Standard deviation of the colours along their three principal directions, 0-255."""

@@ -614,7 +614,7 @@ def test_demo_ends_with_a_summary_of_one_screen(
             "a CPU",
         )
         predictions = [
-            alexnet.Prediction(f"{number}.png", (("star", 0.98), ("key", 0.02)))
+            alexnet.Prediction(f"{number}.png", (("star", 0.98), ("key", 0.02)), ("star", "key"))
             for number in range(4)
         ]
         return DemoReport(

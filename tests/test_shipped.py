@@ -12,7 +12,7 @@ from PIL import Image
 
 import alexnet
 from alexnet.cli import main
-from alexnet.errors import CheckpointError, UsageError
+from alexnet.errors import CheckpointError
 from alexnet.storage.folders import SHIPPED_RUN, named_run
 from alexnet.storage.quantized import FORM, INTEGERS, STEP, quantize, restore
 from alexnet.storage.run import Run
@@ -165,17 +165,12 @@ def test_pretrained_is_the_same_network(picture: Path) -> None:
     assert alexnet.predict_images(picture) == alexnet.predict_images(picture, SHIPPED_RUN)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("alexnet", {}),
-        ("cifar10_11", {"num_classes": 7}),
-        ("cifar10_11", {"ablate": {"norm": "none"}}),
-    ],
-)
-def test_other_networks_are_not_pretrained(name: str, options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="weights for cifar10_11 with 10 classes"):
-        alexnet.create_model(name, **options, pretrained=True)
+def test_other_classes_get_a_new_last_layer(picture: Path) -> None:
+    whole = alexnet.create_model("cifar10_11", pretrained=True)
+    model = alexnet.create_model("cifar10_11", 7, pretrained=True)
+    assert model[-1].out_features == 7
+    assert torch.equal(model.get_parameter("local4.weight"), whole.get_parameter("local4.weight"))
+    assert alexnet.Run.shipped().predict(picture) in alexnet.predict_images(picture)
 
 
 # The command line.

@@ -21,6 +21,7 @@ from alexnet.networks.initialization import start_of
 from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.networks.layers_2012 import GroupedLinear, PaperDropout, SpatialResponseNorm
 from alexnet.networks.registry import create_model
+from alexnet.notebook import facts, table
 
 TYPES: dict[type[nn.Module], str] = {
     Input: "Image",
@@ -85,7 +86,15 @@ class Row:
         return torch.Size(self.output).numel() if self.macs else 0
 
 
-@dataclass(frozen=True)
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+@dataclass(frozen=True, repr=False)
 class Summary:
     """A network's rows in the order of the forward pass, and their totals."""
 
@@ -118,6 +127,19 @@ class Summary:
             "input": self.input,
             "layers": [asdict(row) for row in self.layers],
         }
+
+    def __repr__(self) -> str:
+        counts = f"{self.parameters:,} parameters, {self.macs:,} multiply-adds"
+        return f"Summary({self.model!r}: {len(self.layers)} rows, {counts})"
+
+    def _repr_html_(self) -> str:
+        head = ("layer", "type", "output", "parameters", "multiply-adds")
+        rows = [
+            (row.name, row.type, _sides(row.output), _count(row.parameters), _count(row.macs))
+            for row in self.layers
+        ]
+        total = ("", "", "", f"{self.parameters:,}", f"{self.macs:,}")
+        return facts(self.model, {}) + table(head, [*rows, total], right=(2, 3, 4))
 
 
 def summarize(

@@ -287,6 +287,18 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(_TURNS[orientation](np.asarray(image))))
 
 
+def upright(image: Image.Image, orientation: Orientation) -> Image.Image:
+    """Convert an image of Pillow to RGB and turn it, unless told not to, as its EXIF tag says.
+
+    Raises ImageError.
+    """
+    try:
+        pixels = to_rgb(image)
+    except (OSError, SyntaxError, ValueError) as error:  # a file that is read only now
+        raise ImageError(_reason(error)) from error
+    return _turned(pixels, _orientation(image)) if orientation == "turn" else pixels
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a mode of Pillow with 8 bits or less to RGB; drop alpha."""
     if image.mode.startswith(("I", "F")):  # Pillow would clip instead of scaling

@@ -19,9 +19,6 @@ from alexnet.networks.paper import alexnet
 from alexnet.networks.resnet import resnet18, resnet18_small
 from alexnet.networks.small import alexnet_small
 from alexnet.networks.vgg import vgg11, vgg11_small
-from alexnet.storage import checkpoint_store
-from alexnet.storage.checkpoint_format import MODEL, load_weights
-from alexnet.storage.folders import SHIPPED_RUN
 
 MODELS: dict[str, Callable[[int], nn.Sequential]] = {
     build.__name__: build
@@ -48,52 +45,24 @@ MODELS: dict[str, Callable[[int], nn.Sequential]] = {
 }
 
 
-SHIPPED_CLASSES = 10
-"""Of the run that comes with the package."""
-
-
 def list_models() -> list[str]:
     """List the names that `create_model` takes."""
     return list(MODELS)
 
 
 def create_model(
-    name: str,
-    num_classes: int | None = None,
-    *,
-    ablate: Mapping[str, str] | None = None,
-    pretrained: bool = False,
+    name: str, num_classes: int = 1000, *, ablate: Mapping[str, str] | None = None
 ) -> nn.Sequential:
     """Build the network called `name` with new weights, drawn by torch's global generator.
 
-    `num_classes` is 1000 if not given. `ablate` removes or replaces parts, such as
-    {"activation": "tanh", "norm": "none"}: see `alexnet.networks.ablation`. `pretrained` takes the
-    weights that come with the package: those of "cifar10_11", for the ten classes of CIFAR-10
-    (`alexnet.Run.shipped`). Raises `UsageError` for an unknown name, for no classes, and for a
-    pretrained network of which there are no weights.
+    `ablate` removes or replaces parts, such as {"activation": "tanh", "norm": "none"}: see
+    `alexnet.networks.ablation`. Raises `UsageError` for an unknown name and for no classes.
     """
-    if pretrained:
-        return _create_pretrained(name, num_classes, ablate)
-    num_classes = 1000 if num_classes is None else num_classes
     if name not in MODELS:
         raise UsageError(f"there is no model {name!r}; the models are: {', '.join(MODELS)}")
     if num_classes < 1:
         raise UsageError(f"num_classes must be at least 1, not {num_classes}")
     return ablate_table(MODELS[name](num_classes), ablate or {})
-
-
-def _create_pretrained(
-    name: str, num_classes: int | None, ablate: Mapping[str, str] | None
-) -> nn.Sequential:
-    if name != SHIPPED_RUN.name or num_classes not in (None, SHIPPED_CLASSES) or ablate:
-        raise UsageError(
-            f"there are weights for {SHIPPED_RUN.name} with {SHIPPED_CLASSES} classes and nothing "
-            f"ablated alone, not for this {name}; others: alexnet import --help"
-        )
-    with torch.device("meta"):  # no weights are drawn, only to be replaced
-        model = create_model(name, SHIPPED_CLASSES)
-    load_weights(model, checkpoint_store.load(SHIPPED_RUN, "best", prefix=MODEL))
-    return model
 
 
 def input_shape(name: str, *, ablate: Mapping[str, str] | None = None) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class Run:
         crop: int,
         note: dict[str, Any],
         mean_image: Tensor | None = None,
-    ) -> "Run":
+    ) -> Self:
         """Make a new run directory for training on `data`; `note` is added to run.json.
 
         `mean_image` (3, size, size) is subtracted in place of the data's own.
@@ -100,7 +100,7 @@ class Run:
         titles: Sequence[str],
         preprocessing: Preprocessing,
         note: dict[str, Any],
-    ) -> "Run":
+    ) -> Self:
         """Write run.json, with `note` in it, and the mean image of a run without checkpoints.
 
         `note` has at least "data": path and fingerprint of what the network was trained on.
@@ -130,7 +130,7 @@ class Run:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> "Run":
+    def open(cls, path: str | Path) -> Self:
         """Open a run directory. Raises `CheckpointError` if none can be read."""
         path = expanded(path)
         if not cls.exists(path):
@@ -152,7 +152,7 @@ class Run:
             raise CheckpointError(f"{path} cannot be read as a run: {error!r}") from None
 
     @classmethod
-    def shipped(cls) -> "Run":
+    def shipped(cls) -> Self:
         """Open the run that comes with this package: cifar10_11, trained on CIFAR-10.
 
         Its `path` serves wherever a run is asked for.
