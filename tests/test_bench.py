@@ -298,7 +298,13 @@ def test_a_quick_run_compares_nothing_and_says_why(
     measured = Table(
         "t", "title", "images/s", rows, "all", limits, facts={"hours": 3.0}, notes=["3 hours"]
     )
-    monkeypatch.setattr("alexnet.bench.run.network_table", lambda *_: measured)
+    setups = list[Setup]()
+
+    def table_of(work: str, batch: int, setup: Setup, *_: object) -> Table:
+        setups.append(setup)
+        return measured
+
+    monkeypatch.setattr("alexnet.bench.run.network_table", table_of)
     assert main(["bench", "infer", "--quick", "--device", "cpu", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)["t"]
     assert [row["ours_is"] for row in table["rows"].values()] == [None, None]
@@ -310,6 +316,11 @@ def test_a_quick_run_compares_nothing_and_says_why(
     assert "nothing is compared" in out
     assert " x" not in out
     assert "3 hours" not in out
+    assert "torch.compile are left out" in out  # they take a minute each
+    assert main(["bench", "infer", "--quick", "--compiled", "--device", "cpu"]) == 0
+    assert "left out" not in capsys.readouterr().out.replace("leave out", "")
+    run_bench(BenchOptions(what=("infer",), batches=(1,), device="cpu"))
+    assert [setup.compiled for setup in setups] == [False, False, True, True]
 
 
 @pytest.mark.usefixtures("made_up")
