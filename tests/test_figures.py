@@ -50,6 +50,7 @@ from alexnet.cli import main
 from alexnet.dataset import Dataset, Split
 from alexnet.errors import DataError, UsageError
 from alexnet.images import Pixels
+from alexnet.images.filter_pictures import filter_pictures
 from alexnet.networks.layers import Input
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
@@ -281,7 +282,7 @@ def test_smoothness_tells_waves_from_noise() -> None:
 def test_filters_are_grey_where_they_are_zero() -> None:
     weights = np.zeros((2, 3, 2, 2), np.float32)
     weights[1, 0, 0, 0], weights[1, 2, 1, 1] = 0.5, -0.25
-    blank, own = filters.filter_pictures(weights)
+    blank, own = filter_pictures(weights)
     assert (blank == 128).all()
     assert_array_equal(own[0, 0], [255, 128, 128])
     assert_array_equal(own[1, 1], [128, 128, 64])

@@ -1,16 +1,23 @@
 """Counting errors and keeping what was measured."""
 
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
+from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from alexnet.errors import UsageError
 from alexnet.evaluate import confusion_matrix, ranks
+from alexnet.images.filter_pictures import filter_pictures
 from alexnet.storage.metrics_log import MetricsLog, read_metrics
+from alexnet.storage.run import Run
+from alexnet.train import train_model
 
 
 def test_ranks_count_the_classes_that_score_higher() -> None:
@@ -85,6 +92,20 @@ def test_tensorboard_has_training_and_validation_on_one_card(tmp_path: Path) -> 
     loss = category.chart[0].multiline.tag
     assert list(loss) == ["epoch/train_loss", "epoch/val_loss"]
     assert set(loss) <= set(events.Tags()["scalars"])
+
+
+def test_tensorboard_shows_the_filters_after_each_epoch(tmp_path: Path, tiny_data: Path) -> None:
+    train_model(tiny_data, tmp_path / "run", replace(TINY, epochs=2, tensorboard=True))
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    shown = events.Images("filters/conv1")
+    assert [event.step for event in shown] == [
+        row["step"] for row in read_metrics(tmp_path / "run/metrics.jsonl") if "kind" in row
+    ]
+    pixels = np.asarray(Image.open(BytesIO(shown[-1].encoded_image_string)))
+    weights = Run.open(tmp_path / "run").load_model("cpu", "last").get_parameter("conv1.weight")
+    first = filter_pictures(weights[:1].detach().numpy())[0]
+    assert np.array_equal(pixels[: first.shape[0], : first.shape[1]], first)
 
 
 def test_tensorboard_that_is_not_installed_is_named(

@@ -16,7 +16,7 @@ from PIL import Image
 
 import alexnet
 import alexnet.demo
-from alexnet.analysis.figures.filters import filter_pictures, first_filters
+from alexnet.analysis.figures.filters import first_filters
 from alexnet.analysis.figures.pictures import enlarged, sheet
 from alexnet.analysis.figures.predictions import answers
 from alexnet.analysis.figures.subject import Subject, open_subject
@@ -29,6 +29,7 @@ from alexnet.demo import stages
 from alexnet.demo.drawings import CLASSES, Drawings
 from alexnet.errors import StorageError, UsageError
 from alexnet.evaluate import evaluate_run
+from alexnet.images.filter_pictures import filter_pictures
 from alexnet.storage.run import Run
 
 COUNTS = {"train": 40, "val": 20, "test": 30}

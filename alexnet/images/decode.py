@@ -297,7 +297,7 @@ def upright(image: Image.Image, orientation: Orientation) -> Image.Image:
     try:
         pixels = to_rgb(image)
     except (OSError, SyntaxError, ValueError) as error:  # a file that is read only now
-        raise ImageError(_reason(error)) from error
+        raise ImageError(_reason(error, b"")) from error
     return _turned(pixels, _orientation(image)) if orientation == "turn" else pixels
 
 

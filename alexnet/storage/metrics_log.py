@@ -8,6 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alexnet.errors import StorageError, UsageError
 from alexnet.progress import SILENT
 from alexnet.storage.atomic import write_text
@@ -59,6 +62,11 @@ class MetricsLog:
         if self._board_folder:
             self._append_to_board(row)
 
+    def add_pictures(self, name: str, pictures: NDArray[np.uint8], step: int) -> None:
+        """Show pictures (N, height, width, 3) side by side in TensorBoard, if it is written."""
+        if self._board_folder:
+            self._opened_board(step).add_images(name, pictures, step, dataformats="NHWC")
+
     def flush(self) -> None:
         """Write pending lines and flush them to the disk. Raises `StorageError` if that fails."""
         try:
@@ -104,16 +112,19 @@ class MetricsLog:
                 os.fsync(file.fileno())
 
     def _append_to_board(self, row: Row) -> None:
+        board, kind = self._opened_board(row["step"]), row.get("kind", "step")
+        for name, value in row.items():
+            if name not in ("step", "kind") and value is not None:
+                board.add_scalar(f"{kind}/{name}", value, row["step"])
+
+    def _opened_board(self, step: int) -> Any:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
             # purge_step makes TensorBoard forget what a resumed run will write again.
-            self._board = SummaryWriter(self._board_folder, purge_step=row["step"])
+            self._board = SummaryWriter(self._board_folder, purge_step=step)
             self._board.add_custom_scalars({"by epoch": COMPARED})
-        kind = row.get("kind", "step")
-        for name, value in row.items():
-            if name not in ("step", "kind") and value is not None:
-                self._board.add_scalar(f"{kind}/{name}", value, row["step"])
+        return self._board
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -9,11 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from torch import nn
+
 from alexnet.config import Settings
 from alexnet.dataset import Dataset
 from alexnet.device import DeviceName, keep_memory, pick_device
 from alexnet.errors import CheckpointError, Interrupted, UsageError
 from alexnet.evaluate import Accelerate
+from alexnet.images.filter_pictures import filter_pictures
+from alexnet.networks.initialization import weight_layers
 from alexnet.progress import SILENT, Progress
 from alexnet.storage.atomic import expanded
 from alexnet.storage.environment import describe_device
@@ -146,8 +150,8 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
             cache=cache,
         )
         state.measure = measure or state.measure
-        if on_line and processes.is_main:
-            state.log = _followed(state.log, on_line)
+        if processes.is_main:
+            state.log = _followed(state, log, on_line)
         check_in = stack.enter_context(_watched(state, opened.path, processes, signals))
         row = train(state, make_step(state, processes), check_in)
         processes.broadcast(log.flush)
@@ -157,14 +161,29 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
     return _report(opened, state, row, hardware)
 
 
-def _followed(log: Callable[[Row], None], on_line: Callable[[Row], None]) -> Callable[[Row], None]:
-    """Return a function that logs a line, and passes it on."""
+def _followed(
+    state: TrainState, log: MetricsLog, on_line: Callable[[Row], None] | None
+) -> Callable[[Row], None]:
+    """Return a function that logs a line, shows the filters if asked to, and passes the line on."""
+    followers = [state.log]
+    if state.settings.tensorboard:
+        followers.append(partial(_show_filters, state.model, log))
+    if on_line:
+        followers.append(on_line)
 
     def add(row: Row) -> None:
-        log(row)
-        on_line(row)
+        for follower in followers:
+            follower(row)
 
     return add
+
+
+def _show_filters(model: nn.Sequential, log: MetricsLog, row: Row) -> None:
+    """Show the first layer's filters after an epoch."""
+    if row.get("kind") == "epoch":
+        name, first = weight_layers(model)[0]
+        weights = first.get_parameter("weight").detach().float().cpu().numpy()
+        log.add_pictures(f"filters/{name}", filter_pictures(weights), row["step"])
 
 
 def _refuse_separate_trainings() -> None:

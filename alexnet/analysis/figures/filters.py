@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from alexnet.analysis.figures import style
 from alexnet.analysis.figures.pictures import enlarged, sheet
 from alexnet.analysis.figures.subject import Subject, learning_rows, tower_count
-from alexnet.images import Pixels
+from alexnet.images.filter_pictures import filter_pictures
 
 Weights = NDArray[np.float32]
 """(filters, 3, height, width)."""
@@ -17,16 +17,6 @@ IS_COLOURED = 0.3
 """A filter sees colour if more than this part of its energy is off the grey axis."""
 DEVIATIONS = 3.0
 """A filter is smooth if it is more so than chance by this many standard deviations."""
-
-
-def filter_pictures(weights: Weights) -> Pixels:
-    """Return filters as pictures: (filters, height, width, 3).
-
-    Grey is 0. The largest weight of each filter is 0 or 255 in its channel.
-    """
-    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
-    shades = 127.5 + 127.5 * weights / np.where(largest > 0, largest, 1)
-    return np.rint(shades).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def by_tower(weights: Weights, towers: int) -> list[Weights]:

@@ -13,7 +13,6 @@ import jinja2
 
 from alexnet.analysis.figures.filters import (
     by_tower,
-    filter_pictures,
     first_filters,
     in_words,
     learned,
@@ -26,6 +25,7 @@ from alexnet.analysis.report.evidence import find_evidence, find_excited
 from alexnet.config import Settings
 from alexnet.errors import StorageError
 from alexnet.evaluate import Evaluation
+from alexnet.images.filter_pictures import filter_pictures
 from alexnet.storage.atomic import expanded
 from alexnet.storage.run import Run
 
