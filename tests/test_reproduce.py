@@ -416,11 +416,11 @@ def test_the_steps_of_all_in_full_are_expected_to_take_six_minutes_of_a_gpu() ->
 
 
 def test_an_experiment_takes_the_smallest_images_that_do(tiny_data: Path) -> None:
-    assert fitting(experiments.RELU, [tiny_data], "quick") == tiny_data
+    assert fitting(experiments.EXPERIMENTS["relu"], [tiny_data], "quick") == tiny_data
     with pytest.raises(UsageError, match=r"dropout needs images of 64 x 64 or more: .* 32 x 32"):
-        fitting(experiments.DROPOUT, [tiny_data], "quick")
+        fitting(experiments.EXPERIMENTS["dropout"], [tiny_data], "quick")
     with pytest.raises(UsageError, match="no --data is given"):
-        fitting(experiments.RELU, [], "quick")
+        fitting(experiments.EXPERIMENTS["relu"], [], "quick")
     with pytest.raises(
         UsageError, match="there is no experiment 'x'; there are: cifar10, relu, lrn"
     ):
