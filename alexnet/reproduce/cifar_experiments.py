@@ -33,8 +33,8 @@ RELU = Experiment(
     name="relu",
     question="How much sooner does a network with ReLUs reach 25 % training error?",
     claims=(6,),
-    settings=replace(recipe("cifar10"), model="cifar10_13", schedule="steps", drop_epochs=(), layer_decay={},
-                     flip=False, random_crop=False),
+    settings=replace(recipe("cifar10"), model="cifar10_13", schedule="steps", drop_epochs=(),
+                     layer_decay={}, flip=False, random_crop=False),
     side=32,
     arms=(
         Arm("ReLU"),
@@ -54,7 +54,7 @@ RELU = Experiment(
     ),
     budgets={
         "quick": Budget(epochs=30, images=2000, test_images=2000, changes={"batch_size": 32}),
-        "full": Budget(epochs=40, images=20000, rates=(1 / 3, 1.0, 3.0)),
+        "full": Budget(epochs=40, images=10000),
     },
     training_error=True,
 )  # fmt: skip
