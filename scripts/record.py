@@ -13,13 +13,22 @@ from typing import Any
 
 from alexnet import Dataset, Run, evaluate_run
 from alexnet.bench.report import save_json
+from alexnet.storage.checkpoint_store import CheckpointName
 
 
 def errors(run: Path, data: Path) -> dict[str, Any]:
-    """Evaluate the best checkpoint on the test split, with one view and with ten."""
+    """Evaluate with one view and with ten: the best checkpoint on the test split.
+
+    Without a test split it is the last one on the validation images: these would have chosen the
+    best.
+    """
+    has_test = "test" in Dataset(data).split_names
+    checkpoint: CheckpointName = "best" if has_test else "last"
     found = {}
     for name, views in (("one_view", 1), ("ten_views", 10)):
-        result = evaluate_run(run, data, split="test", views=views)
+        result = evaluate_run(
+            run, data, split="test" if has_test else "val", views=views, checkpoint=checkpoint
+        )
         found[name] = {
             key: getattr(result, key) for key in ("images", "loss", "top1_error", "top5_error")
         }
