@@ -28,6 +28,7 @@ from alexnet.cli import (
     prepare,
     report,
     reproduce,
+    serve,
     summary,
     train,
 )
@@ -74,6 +75,7 @@ for command in (
     bench.bench,
     demo.demo,
     reproduce.reproduce,
+    serve.serve,
 ):
     app.command(command.__name__.rstrip("_"))(command)
 

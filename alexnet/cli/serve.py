@@ -1,0 +1,65 @@
+"""`alexnet serve`: a page and an API for trained networks."""
+
+from pathlib import Path
+from typing import Annotated
+
+from alexnet.cli.console import print_note, progress
+from alexnet.cli.options import Device, Plain, Weights, accelerator, flag, option
+from alexnet.storage.folders import check_run
+
+Runs = Annotated[
+    list[Path] | None,
+    option("--run RUN", "Run directory; give it twice to compare two runs on the page."),
+]
+Data = Annotated[
+    Path | None,
+    option("--data DATA", "Packed data set: the page shows its images near to yours."),
+]
+Host = Annotated[str, option("--host HOST", "Address to listen on.")]
+Port = Annotated[int, option("--port N", "Port; 0 takes a free one.", min=0, max=65535)]
+NoAuth = Annotated[bool, flag("--no-auth", "Need no token on a public address.")]
+
+
+def serve(
+    *,
+    run: Runs = None,
+    data: Data = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    no_auth: NoAuth = False,
+    weights: Weights = "best",
+    device: Device = "auto",
+    plain: Plain = False,
+) -> None:
+    """Serve a page and an API for trained networks, until Ctrl-C.
+
+    The page shows what a network answers, and looks inside it: its layers,
+    what each unit sees, what in a picture decides. Only this machine can
+    reach it, unless --host says otherwise. Then requests need the token in
+    the environment variable ALEXNET_TOKEN.
+
+    Needs: pip install 'alexnet[serve]'
+
+    Examples:
+
+      alexnet serve --run runs/photos
+      alexnet serve --run runs/photos --data data/photos
+      alexnet serve --run runs/a --run runs/b --port 8080
+      curl --data-binary @cat.jpg http://127.0.0.1:8000/predict
+    """
+    for each in run or ():
+        check_run(each)
+    from alexnet.serve import serve_runs
+
+    shown = progress()
+    serve_runs(
+        run or (),
+        data,
+        host=host,
+        port=port,
+        no_auth=no_auth,
+        checkpoint=weights,
+        device=device,
+        accelerate=accelerator(plain, shown),
+        on_start=lambda address: print_note(f"serving on {address}  (Ctrl-C stops)"),
+    )
