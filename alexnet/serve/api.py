@@ -82,7 +82,7 @@ async def image_of(request: "Request", service: Service, predictor: Predictor) -
 
 
 def add_predictions(app: "FastAPI", service: Service) -> None:
-    """Add /predict and /features."""
+    """Add /predict."""
     from fastapi import Query, Request
     from fastapi.responses import JSONResponse, Response
 
@@ -105,6 +105,12 @@ def add_predictions(app: "FastAPI", service: Service) -> None:
         rows = await service.predict(pixels, predictor, views)
         pairs = zip(uploads, rows, strict=True)
         return JSONResponse([as_prediction(own, row, predictor, top) for own, row in pairs])
+
+
+def add_features(app: "FastAPI", service: Service) -> None:
+    """Add /features."""
+    from fastapi import Query, Request
+    from fastapi.responses import JSONResponse, Response
 
     @app.post("/features", tags=["predict"], openapi_extra=IMAGES, responses=ERRORS)
     async def features(

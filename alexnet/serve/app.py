@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet.errors import AlexnetError, CheckpointError, UsageError
-from alexnet.serve.api import add_health, add_predictions
+from alexnet.serve.api import add_features, add_health, add_predictions
 from alexnet.serve.guard import Application, Guard
 from alexnet.serve.limits import Refusal
 from alexnet.serve.looking import add_evidence, add_facts, add_questions, add_units
@@ -58,6 +58,7 @@ def make_app(
     )
     add_errors(app)
     add_predictions(app, service)
+    add_features(app, service)
     add_health(app, service)
     add_facts(app, service, paths=paths)
     add_units(app, service)

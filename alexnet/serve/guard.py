@@ -8,6 +8,7 @@ import asyncio
 import hmac
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 OPEN = ("/", "/health", "/docs", "/openapi.json", "/page/")
 """What needs no token: the page itself, which asks for it, and whether the server lives."""
+SKIPPED_BYTES, SKIPPED_SECONDS = 2**18, 0.5
+"""Of a refused body, at most this is read."""
 SECURITY = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -68,6 +71,7 @@ class Guard:
                 body.release()
         except Refusal as refusal:
             if not answer.has_begun:
+                await body.skip()
                 await answer.refuse(refusal)
 
     def _check(self, scope: MutableMapping[str, Any]) -> None:
@@ -126,6 +130,21 @@ class _Body:
         if self._load.bytes > self._limits.bodies:
             raise busy(self._limits)
         return message
+
+    async def skip(self) -> None:
+        """Read a body that was refused by its headers, if it is short.
+
+        A client that is still sending when the connection closes may never see the refusal.
+        """
+        if self._bytes or self._is_whole:
+            return
+        count = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SKIPPED_SECONDS):
+                while count < SKIPPED_BYTES and not self._is_whole:
+                    message = await self._receive()
+                    count += len(message.get("body", b""))
+                    self._is_whole = not message.get("more_body", False)
 
     def release(self) -> None:
         """Count the body no longer."""

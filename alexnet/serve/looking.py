@@ -39,11 +39,12 @@ def training_rows(predictor: Predictor) -> dict[str, Any]:
     """Return the epochs of a training, and of its steps at most `MOST_STEPS`."""
     rows = predictor.run.metrics()
     epochs = [row for row in rows if row.get("kind") == "epoch"]
-    steps = [row for row in rows if row.get("kind") != "epoch" and "loss" in row]
+    steps = [row for row in rows if row.get("kind") != "epoch" and "train_loss" in row]
     every = -(-len(steps) // MOST_STEPS) or 1
     settings = predictor.run.settings
     return {
         "training": predictor.is_training,
+        "checkpoint": predictor.checkpoint,
         "planned": settings.epochs,
         "epochs": epochs,
         "steps": steps[::every],

@@ -28,14 +28,19 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def make_metrics(waiting: Callable[[], int]) -> Metrics:
-    """Return counters at zero; `waiting` counts the images in the queue."""
+def make_metrics(waiting: Callable[[], int], in_flight: Callable[[], int]) -> Metrics:
+    """Return counters at zero.
+
+    `waiting` counts the images in the queue, `in_flight` the requests with a body.
+    """
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
     registry = CollectorRegistry()
     own: dict[str, Any] = {"registry": registry}
     queue = Gauge("alexnet_queue_images", "Images that wait for the network.", **own)
     queue.set_function(waiting)
+    flying = Gauge("alexnet_requests_in_flight", "Requests with a body.", **own)
+    flying.set_function(in_flight)
     return Metrics(
         registry=registry,
         requests=Counter("alexnet_requests", "Requests.", ("path", "status"), **own),

@@ -81,6 +81,11 @@ class Predictor:
         return self._loaded
 
     @property
+    def checkpoint(self) -> str | None:
+        """The file of the weights that answer, if there are any."""
+        return self._loaded.checkpoint if self._loaded else None
+
+    @property
     def command(self) -> str:
         """What names this run on the command line."""
         return f"--run {shlex.quote(str(self.run.path))}"

@@ -8,11 +8,15 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from alexnet.errors import UsageError
 from alexnet.serve.app import make_app
 from alexnet.serve.protocol import make_protocol
 from alexnet.serve.service import Service
+
+if TYPE_CHECKING:
+    import uvicorn
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 TOKEN = "ALEXNET_TOKEN"  # noqa: S105 - the name of an environment variable
@@ -49,13 +53,17 @@ def chosen_token(host: str, *, no_auth: bool) -> str | None:
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens. Raises `UsageError` for an address that cannot be used."""
+    own: socket.socket | None = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         own = socket.socket(family, kind)
         if os.name == "posix":  # on Windows it would share a port that is in use
             own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         own.bind(address)
+        own.listen()
     except OSError as error:
+        if own is not None:
+            own.close()
         raise UsageError(
             f"cannot listen on {host}, port {port}: {error.strerror}; choose another with --port"
         ) from None
@@ -72,6 +80,16 @@ def run_server(
     service: Service, own: socket.socket, token: str | None, on_start: Callable[[str], None]
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Requests in flight are finished; then this returns."""
+    server = make_server(service, own, token)
+    # After its orderly end uvicorn raises the signal again; that is no error.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    on_start(address_of(own))
+    server.run(sockets=[own])
+
+
+def make_server(service: Service, own: socket.socket, token: str | None) -> "uvicorn.Server":
+    """Return a server for a bound socket; its `run` serves."""
     import uvicorn
 
     host = own.getsockname()[0]
@@ -89,8 +107,4 @@ def run_server(
         timeout_keep_alive=5,
         h11_max_incomplete_event_size=32 * 1024,
     )
-    # After its orderly end uvicorn raises the signal again; that is no error.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    on_start(address_of(own))
-    uvicorn.Server(config).run(sockets=[own])
+    return uvicorn.Server(config)

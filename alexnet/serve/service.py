@@ -57,7 +57,10 @@ class Service:
         self._inside = ThreadPoolExecutor(1, "inside")
         self._inquiries = 0
         self.samples = {name: png_bytes(each) for name, each in make_samples().items()}
-        self.metrics = make_metrics(lambda: sum(map(len, self.batchers.values())))
+        self.metrics = make_metrics(
+            waiting=lambda: sum(map(len, self.batchers.values())),
+            in_flight=lambda: self.load.requests,
+        )
         self.batchers = {
             each.name: Batcher(
                 each.answer,
