@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-from alexnet.cli.console import print_note, progress
-from alexnet.cli.options import Device, Plain, Weights, accelerator, flag, option
+from alexnet.cli.console import print_json, print_note, progress
+from alexnet.cli.options import Device, Json, Plain, Weights, accelerator, flag, option
 from alexnet.storage.folders import check_run
 
 Runs = Annotated[
@@ -20,7 +20,7 @@ Port = Annotated[int, option("--port N", "Port; 0 takes a free one.", min=0, max
 NoAuth = Annotated[bool, flag("--no-auth", "Need no token on a public address.")]
 
 
-def serve(
+def serve(  # noqa: PLR0913 - typer makes an option of each parameter
     *,
     run: Runs = None,
     data: Data = None,
@@ -30,6 +30,7 @@ def serve(
     weights: Weights = "best",
     device: Device = "auto",
     plain: Plain = False,
+    json: Json = False,
 ) -> None:
     """Serve a page and an API for trained networks, until Ctrl-C.
 
@@ -51,6 +52,11 @@ def serve(
         check_run(each)
     from alexnet.serve import serve_runs
 
+    def tell(address: str) -> None:
+        if json:
+            print_json({"address": address})
+        print_note(f"serving on {address}  (Ctrl-C stops)")
+
     shown = progress()
     serve_runs(
         run or (),
@@ -61,5 +67,5 @@ def serve(
         checkpoint=weights,
         device=device,
         accelerate=accelerator(plain, shown),
-        on_start=lambda address: print_note(f"serving on {address}  (Ctrl-C stops)"),
+        on_start=tell,
     )

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -322,7 +321,7 @@ def test_a_body_that_drips_has_an_end(server: Serving) -> None:
 
 @pytest.mark.fault(58)
 def test_clients_that_vanish_leave_nothing(server: Serving) -> None:
-    before = set(os.listdir(tempfile.gettempdir()))
+    before = set(Path(tempfile.gettempdir()).iterdir())
     body, kind = form(("a.png", png(size=(200, 150))))
     head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
     for _ in range(10):
@@ -332,8 +331,8 @@ def test_clients_that_vanish_leave_nothing(server: Serving) -> None:
             )
     wait_until(lambda: server.service.load == Load())
     assert not any(batcher.arriving for batcher in server.service.batchers.values())
-    new = set(os.listdir(tempfile.gettempdir())) - before
-    assert not [name for name in new if name.startswith("tmp")]
+    new = set(Path(tempfile.gettempdir()).iterdir()) - before
+    assert not [path for path in new if path.name.startswith("tmp")]
 
 
 @pytest.mark.fault(58)

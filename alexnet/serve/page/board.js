@@ -9,7 +9,7 @@ const GROUND = "#cfd6dc";
 /** Make the board in `home`; `take(blob, name)` gets the drawing while it grows. */
 export function makeBoard(home, take) {
   const canvas = h("canvas", { width: SIDE, height: SIDE, "aria-label": "Drawing board", role: "img" });
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   const filled = h("input", { type: "checkbox", id: "filled", checked: true });
   let ink = INKS.blue;
   let path = [];

@@ -76,12 +76,12 @@ export function showViews({ run, square }) {
       return h("li", {}, canvas, h("span", {}, words));
     });
     const command = `alexnet predict PICTURE ${run.command} --views 10`;
-    return [
-      h("ul", { class: "ten" }, pictures),
+    const mean = [
       h("h3", { class: "small-title" }, "Mean of the ten"),
-      h("div", { class: "narrow" }, bars(found.mean)),
+      bars(found.mean),
       h("p", { class: "tools" }, copyButton("JSON", () => JSON.stringify(found)), copyButton("Command", () => command)),
     ];
+    return h("div", { class: "views" }, h("ul", { class: "ten" }, pictures), h("div", {}, mean));
   });
 }
 

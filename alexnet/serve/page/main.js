@@ -91,8 +91,13 @@ function describe(runs) {
   const [run] = runs;
   const names = run.titles.slice(0, 10).map(shortTitle);
   const more = run.titles.length > names.length ? `, … ${run.titles.length} in all` : "";
-  const who = runs.length > 1 ? `${runs.map((each) => each.name).join(" and ")} tell` : `${run.name} (${run.model}) tells`;
-  $("about").textContent = `${who} apart: ${names.join(", ")}${more}. Any picture is taken for one of these.`;
+  if (runs.length > 1) {
+    const each = runs.map((one) => `${one.name} (${one.model}, ${one.titles.length} classes)`);
+    $("about").textContent = `Side by side: ${each.join(" and ")}.`;
+  } else {
+    const who = `${run.name} (${run.model}) tells apart`;
+    $("about").textContent = `${who}: ${names.join(", ")}${more}. Any picture is taken for one of these.`;
+  }
 }
 
 async function start() {
@@ -118,10 +123,14 @@ function offerBoard() {
   const [button, board] = [$("draw"), $("board")];
   button.hidden = false;
   makeBoard(board, take);
-  button.addEventListener("click", () => {
-    board.hidden = !board.hidden;
-    button.setAttribute("aria-expanded", String(!board.hidden));
-  });
+  const open = (isOpen) => {
+    board.hidden = !isOpen;
+    $("drop").hidden = isOpen;
+    button.setAttribute("aria-expanded", String(isOpen));
+    button.textContent = isOpen ? "Show the picture" : "Draw one";
+  };
+  button.addEventListener("click", () => open(board.hidden));
+  $("samples").addEventListener("click", () => open(false));
 }
 
 start().catch((error) => {

@@ -28,22 +28,22 @@ function draw(run, { epochs, steps, training, planned }) {
   const last = epochs.at(-1);
   const state = training ? `Epoch ${(last?.epoch ?? 0) + 1} of ${planned} is under way.` : `${epochs.length} of ${planned} epochs.`;
   const error = last && last.top1_error !== null ? ` Top-1 error on the validation images: ${percent(last.top1_error)}.` : "";
+  const json = copyButton("JSON", () => JSON.stringify({ run: run.name, epochs, steps }));
   show(
     $("training-body"),
     h("p", { class: "note" }, state + error),
-    h("div", { class: "charts" }, charts.map(([title, curves, text]) => chart(title, curves, text, epochs.length ? "epoch" : "step"))),
-    h("p", { class: "tools" }, copyButton("JSON", () => JSON.stringify({ run: run.name, epochs, steps }))),
+    h("div", { class: "charts" }, charts.map(([title, curves, text], place) => chart(title, curves, text, epochs.length ? "epoch" : "step", place ? null : json))),
   );
 }
 
-function chart(title, curves, text, unit) {
+function chart(title, curves, text, unit, json) {
   const drawn = curves.filter(([, points]) => points.length);
   if (!drawn.length) return h("figure", { class: "chart" }, h("h3", {}, title), h("p", { class: "note" }, "No values yet."));
   const make = () => drawing(drawn, text, unit, `${title}: ${drawn.map(([name, points]) => `${name} ${text(points.at(-1)[1])} at last`).join(", ")}`);
   const legend = drawn.map(([name, points], index) =>
     h("li", {}, svg("svg", { viewBox: "0 0 34 12", width: 34, height: 12, "aria-hidden": "true" }, svg("g", { class: `c${index + 1}` }, svg("line", { x1: 1, x2: 33, y1: 6, y2: 6 }))), `${name} `, h("b", {}, text(points.at(-1)[1]))),
   );
-  return h("figure", { class: "chart" }, h("h3", {}, title), h("ul", { class: "legend" }, legend), make(), h("p", { class: "tools" }, svgButton(title.split(",")[0].toLowerCase(), () => printed(make()))));
+  return h("figure", { class: "chart" }, h("h3", {}, title), h("ul", { class: "legend" }, legend), make(), h("p", { class: "tools" }, svgButton(title.split(",")[0].toLowerCase(), () => printed(make())), json));
 }
 
 function drawing(curves, text, unit, description) {
