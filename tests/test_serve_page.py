@@ -87,7 +87,7 @@ def test_a_text_file_is_refused_in_words(page: Page, tmp_path: Path) -> None:
     path.write_text("hello")
     upload(page, path)
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("Image: not a JPEG, PNG, WEBP, GIF or BMP image.")
+    expect(alert).to_contain_text("notes.txt: not a JPEG, PNG, WEBP, GIF or BMP image.")
     page.locator("#samples button").nth(1).click()  # the next picture takes the message away
     expect(alert).to_be_hidden()
 

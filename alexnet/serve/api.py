@@ -69,7 +69,9 @@ async def images_of(
         uploads = await uploads_of(request, service)
         pixels = await service.decode(uploads, predictor)
     if all(isinstance(each, ImageError) for each in pixels):
-        raise Refusal(400, f"{uploads[0].name[:80]}: {pixels[0]}")
+        count = len(uploads)
+        which = f"none of {count} files is an image; the first: " if count > 1 else ""
+        raise Refusal(400, f"{which}{pixels[0]}")
     return uploads, pixels
 
 

@@ -29,7 +29,7 @@ MAPS = 48
 MOST_FILTERS = 256
 HIDDEN = ("Image", "Zero Padding", "Flatten", *ACTIVATIONS)
 """Rows of the network that show nothing of their own."""
-TIMINGS = 3
+TIMINGS = 5
 
 Json = dict[str, Any]
 

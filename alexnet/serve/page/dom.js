@@ -34,6 +34,7 @@ export function show(element, ...children) {
 export function complain(message) {
   $("alert").textContent = message ?? "";
   $("alert").hidden = !message;
+  if (message) $("alert").scrollIntoView({ block: "nearest" });
 }
 
 /** Say something to screen readers only. */
@@ -108,14 +109,15 @@ export async function fillWith(target, note, promise, render) {
 }
 
 export function sentence(text) {
-  const whole = text.charAt(0).toUpperCase() + text.slice(1);
+  const isName = /^\S+: /.test(text);
+  const whole = isName ? text : text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
 
 export function percent(fraction) {
   const points = 100 * fraction;
-  if (points > 0 && points < 0.1) return "< 0.1 %";
-  return `${points.toFixed(points < 9.95 ? 1 : 0)} %`;
+  if (points > 0 && points < 0.1) return "< 0.1\u00a0%";
+  return `${points.toFixed(points < 9.95 ? 1 : 0)}\u00a0%`;
 }
 
 export const number = (value) => value.toLocaleString("en-GB");

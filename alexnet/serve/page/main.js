@@ -24,13 +24,13 @@ async function take(blob, name) {
     await look(blob, name, best, asked);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    if (asked === state.asked) refuse(error);
+    if (asked === state.asked) refuse(error, `${name}: `);
   }
 }
 
-function refuse(error) {
+function refuse(error, about = "") {
   if (error.status === 401) askForToken();
-  else complain(sentence(error.message));
+  else complain(sentence(about + error.message));
 }
 
 /** Fetch the square that each run works with, and show what it makes of it. */
