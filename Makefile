@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | soak | bench-gpu | lint | format | clean
+# make demo | test | test-all | check | soak | bench-gpu | reproduce-gpu | claims | lint | format | clean
 # With another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: bench-gpu demo test test-slow test-all check soak lint format clean
+.PHONY: bench-gpu reproduce-gpu claims demo test test-slow test-all check soak lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/alexnet demo
@@ -36,6 +36,26 @@ OUT ?= results/gpu
 
 bench-gpu: $(VENV)/.installed-dev
 	@$(BIN)/python scripts/bench_gpu.py $(OUT) $(if $(CIFAR10),--cifar10 $(CIFAR10))
+
+# The paper's experiments in full on a GPU, the most telling first, in visits of seven minutes: the
+# same command goes on where it was stopped. docs/reproduce.md says how the data are prepared.
+CIFAR10_DATA ?= data/cifar10
+PHOTOS_64 ?= data/imagenette64
+PHOTOS_256 ?= data/imagenette256
+REPRODUCED ?= runs/reproduce_gpu
+SECONDS_OF_A_VISIT ?= 420
+JOBS ?= 8
+
+reproduce-gpu: $(VENV)/.installed-dev
+	@timeout --foreground --signal=INT --kill-after=30 $(SECONDS_OF_A_VISIT) \
+	    $(BIN)/alexnet reproduce cifar10 relu lrn dropout augmentation views towers filters lineage depth \
+	    pooling momentum order --budget full --jobs $(JOBS) --out $(REPRODUCED) \
+	    --data $(CIFAR10_DATA) --data $(PHOTOS_64) --data $(PHOTOS_256) || { \
+	    [ $$? = 124 ] && echo "the visit is over: make reproduce-gpu continues"; }
+
+# The page of results/reproduce/ and the table in docs/paper.md, from the results there.
+claims: $(VENV)/.installed-dev
+	@$(BIN)/python scripts/write_claims.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check --quiet .

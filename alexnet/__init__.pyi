@@ -13,7 +13,6 @@ from .convert import convert_run as convert_run
 from .convert import export_run as export_run
 from .convert import imagenet_convolutions as imagenet_convolutions
 from .convert import import_weights as import_weights
-from .dataset import Dataset as Dataset
 from .demo import run_demo as run_demo
 from .doctor import Diagnosis as Diagnosis
 from .doctor import diagnose as diagnose
@@ -28,19 +27,20 @@ from .errors import WorkerError as WorkerError
 from .evaluate import Evaluation as Evaluation
 from .evaluate import evaluate_run as evaluate_run
 from .kernels import accelerate as accelerate
-from .networks.registry import create_model as create_model
 from .networks.registry import list_models as list_models
 from .predict import Prediction as Prediction
 from .predict import predict_images as predict_images
 from .prepare import PrepareReport as PrepareReport
 from .prepare import prepare_dataset as prepare_dataset
 from .progress import Progress as Progress
+from .python.dataset import Dataset as Dataset
+from .python.models import create_model as create_model
+from .python.run import Run as Run
+from .python.training import TrainReport as TrainReport
+from .python.training import train_model as train_model
 from .recipes import list_recipes as list_recipes
 from .recipes import recipe as recipe
 from .settings_text import override as override
-from .storage.run import Run as Run
-from .train import TrainReport as TrainReport
-from .train import train_model as train_model
 
 __version__: str
 __all__: list[str]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_type_hints
 
 from alexnet.errors import UsageError
-from alexnet.storage.typed import describe_type, is_of_type
+from alexnet.storage.typed import Listed, describe_type, is_of_type
 
 
 class Override(NamedTuple):
@@ -96,7 +96,7 @@ class AugmentationSettings:
     flip: bool = True
     """Mirror half of the training images (P 4.1)."""
     random_crop: bool = True
-    """Crop training images at random places (P 4.1); false: always the centre."""
+    """Crop training images at random positions (P 4.1); false: always the centre."""
     min_crop_scale: float = 0.0
     """Smallest side of a random crop as a fraction of the image's side; crops up to the whole image
     are scaled to the network's input. 0: crops of the input's own size, not scaled (P 4.1)."""
@@ -130,9 +130,9 @@ class RunSettings:
     """A step that takes longer is a hang: the process writes its stacks and ends; 0: no limit."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Settings(
-    RunSettings, AugmentationSettings, ScheduleSettings, OptimizerSettings, NetworkSettings
+    Listed, RunSettings, AugmentationSettings, ScheduleSettings, OptimizerSettings, NetworkSettings
 ):
     """How to train: all settings of the five groups. `recipes.py` names complete sets of them.
 

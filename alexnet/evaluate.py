@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -33,15 +33,15 @@ Batches = Iterable[NDArray[np.uint8]]
 
 
 @runtime_checkable
-class Recordable(Protocol):
-    """An accelerated network that can record how it answers a batch, and then repeat that."""
+class Capturable(Protocol):
+    """An accelerated network that can capture how it answers a batch, and replay that."""
 
-    def record(
+    def capture_answers(
         self, compute: Callable[..., Tensor], note: Callable[[str], None], **options: Any
     ) -> Callable[[Batches], Iterator[Tensor]] | None:
         """Return what yields `compute(network, pixels, **options)` of batches, on the CPU.
 
-        The weights are those of this moment. None if the network cannot record.
+        The weights are those of this moment. None if the network cannot capture.
         """
 
 
@@ -56,9 +56,9 @@ class Evaluation:
     """Mean of -ln(probability of the right class), after averaging over the views."""
     top1_error: float
     top5_error: float
-    per_class: list[dict[str, Any]]
+    per_class: list[dict[str, Any]] = field(repr=False)
     """For each class: class, images, top1_error, top5_error (None without images)."""
-    confusion: list[list[int]]
+    confusion: list[list[int]] = field(repr=False)
     """Images by true class (rows) and predicted class (columns)."""
     subset: "Evaluation | None" = None
     """The same figures among the data's classes alone, if they are a part of the network's."""
@@ -113,14 +113,14 @@ def answer_batches(
 ) -> Iterator[Tensor]:
     """Yield the `log_probabilities` of each batch, in order, with `model` in evaluation mode.
 
-    A network that records its work takes some batches more than it has answered. `note` receives a
+    A network that captures its work takes some batches more than it has answered. `note` receives a
     line if that fails.
     """
     options: dict[str, Any] = {"view_count": view_count, "precision": precision}
-    if isinstance(model, Recordable):
-        recorded = model.record(view_logits, note, preprocessing=preprocessing, **options)
-        if recorded:
-            return map(mean_over_views, recorded(batches))
+    if isinstance(model, Capturable):
+        captured = model.capture_answers(view_logits, note, preprocessing=preprocessing, **options)
+        if captured:
+            return map(mean_over_views, captured(batches))
     return (log_probabilities(model, images, preprocessing, **options) for images in batches)
 
 

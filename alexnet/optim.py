@@ -68,10 +68,10 @@ def parameter_groups(model: nn.Sequential, settings: OptimizerSettings) -> list[
     groups: list[dict[str, object]] = []
     for name, layer in weight_layers(model):
         decay = settings.layer_decay.get(name, settings.weight_decay)
-        for part, part_decay in (("weight", decay), ("bias", decay * settings.bias_decay)):
-            parameter = layer.get_parameter(part)
+        for part, parameter in layer.named_parameters(recurse=False):
             if parameter.requires_grad:
                 group = {"params": [parameter], "layer": name, "part": part}
+                part_decay = decay * settings.bias_decay if part == "bias" else decay
                 groups.append({**group, "weight_decay": part_decay})
     return groups
 

@@ -17,8 +17,10 @@ from alexnet.errors import DataError, UsageError
 from alexnet.evaluate import Accelerate, answer_batches
 from alexnet.images.files import find_files, load_files, raise_error, separate_errors
 from alexnet.loader import read_ahead
+from alexnet.notebook import ShownAsBars
 from alexnet.progress import SILENT, Progress
 from alexnet.storage.checkpoint_store import CheckpointName
+from alexnet.storage.folders import SHIPPED_RUN
 from alexnet.storage.run import Run
 
 PREDICTION_BATCH = 32
@@ -27,23 +29,26 @@ WORTH_ACCELERATING = 64
 """Fewer images do not repay the second that loading compiled kernels takes on a CPU."""
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(ShownAsBars):
     """The most probable classes of one image."""
 
     image: str
     predictions: tuple[tuple[str, float], ...]
     """Pairs of class and probability, the most probable first."""
+    titles: tuple[str, ...]
+    """The display names of these classes."""
 
     def as_json(self) -> dict[str, Any]:
         """Return one element of what `alexnet predict --json` prints."""
-        pairs = [{"class": name, "probability": value} for name, value in self.predictions]
-        return {"image": self.image, "predictions": pairs}
+        rows = [(*pair, title) for pair, title in zip(self.predictions, self.titles, strict=True)]
+        named = [{"class": name, "probability": p, "title": title} for name, p, title in rows]
+        return {"image": self.image, "predictions": named}
 
 
 def predict_images(  # noqa: PLR0913 - each is a decision of its own
     paths: str | Path | Iterable[str | Path],
-    run: str | Path,
+    run: str | Path = SHIPPED_RUN,
     *,
     top: int = 5,
     views: int = 1,
@@ -55,6 +60,7 @@ def predict_images(  # noqa: PLR0913 - each is a decision of its own
 ) -> list[Prediction]:
     """Predict the `top` most probable classes of each image; a folder stands for its files.
 
+    Without `run` the net that comes with the package answers: `Run.shipped`.
     `views` is 1, the centre, or 10, the mean over the paper's ten. A file that is not a readable
     image is passed to `on_bad`, as an error that names it, and left out unless `on_bad` raises.
     `accelerate` makes the faster form of the network, used for many images; None uses it as it is.
@@ -90,17 +96,12 @@ def predict_images(  # noqa: PLR0913 - each is a decision of its own
             precision=opened.settings.precision,
             note=progress.note,
         )
-        best = [
-            best_classes(row, opened.classes, top)
-            for scores in answers
-            for row in scores.exp().numpy()
-        ]
-    return list(map(Prediction, names, best))
+        rows = [row for scores in answers for row in scores.exp().numpy()]
+    return [best_classes(name, row, opened, top) for name, row in zip(names, rows, strict=True)]
 
 
-def best_classes(
-    probabilities: NDArray[np.float64], classes: list[str], top: int
-) -> tuple[tuple[str, float], ...]:
-    """Pair the `top` largest of `probabilities` (classes,) with their classes, largest first."""
+def best_classes(image: str, probabilities: NDArray[np.float64], run: Run, top: int) -> Prediction:
+    """Name the `top` largest of `probabilities` (classes,), the largest first; ties in order."""
     order = np.argsort(-probabilities, kind="stable")[:top]
-    return tuple((classes[index], float(probabilities[index])) for index in order)
+    pairs = tuple((run.classes[index], float(probabilities[index])) for index in order)
+    return Prediction(image, pairs, tuple(run.titles[index] for index in order))

@@ -1,11 +1,12 @@
-"""Settings from text: NAME=VALUE, as --set takes it, and from JSON, as run.json has them."""
+"""Settings as text: NAME=VALUE, as --set takes it, JSON, as run.json has it, and explained."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from alexnet.config import Override, Settings
 from alexnet.errors import UsageError
+from alexnet.storage.typed import default_of, field_texts
 
 RENAMED = {"min_crop": "min_crop_scale", "later": "overrides"}
 """Earlier names, still accepted."""
@@ -25,12 +26,13 @@ def settings_from_json(values: dict[str, Any]) -> Settings:
     return Settings(**values)
 
 
-def override(settings: Settings, assignments: Iterable[str]) -> Settings:
-    """Return `settings` changed by texts such as "lr=0.02" or "drop_epochs=30,60".
+def override(settings: Settings, assignments: Iterable[str] = (), **changes: Any) -> Settings:
+    """Return `settings` changed by texts ("lr=0.02"), as --set takes them, or by name (lr=0.02).
 
     Raises `UsageError` for an unknown name, a missing "=" or a value of the wrong type.
     """
-    return dataclasses.replace(settings, **dict(map(_parse, assignments)))
+    named = {known_setting(name): value for name, value in changes.items()}
+    return dataclasses.replace(settings, **dict(map(_parse, assignments)), **named)
 
 
 def _whole(value: Any) -> Any:
@@ -92,3 +94,59 @@ def known_setting(name: str) -> str:
     if name not in known:
         raise UsageError(f"there is no setting {name!r}; the settings are: {', '.join(known)}")
     return name
+
+
+UNITS = {
+    **dict.fromkeys(("epochs", "warmup_epochs", "patience_epochs", "drop_epochs"), "epochs"),
+    **dict.fromkeys(("batch_size", "crop_block"), "images"),
+    **dict.fromkeys(("log_steps", "checkpoint_steps"), "steps"),
+    **dict.fromkeys(("layer_lr", "bias_lr"), "x lr"),
+    "lighting": "standard deviations",
+    "min_crop_scale": "x the image's side",
+    "watchdog_seconds": "seconds",
+}
+"""Of the settings that have one."""
+
+
+class SettingText(NamedTuple):
+    """A setting of a training, explained."""
+
+    name: str
+    value: Any
+    unit: str
+    """Empty for names, switches and shares."""
+    default: Any
+    """The paper's, where the paper says something."""
+    type: str
+    meaning: str
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the value is not the default."""
+        return bool(self.value != self.default)
+
+
+def explain(settings: Settings) -> list[SettingText]:
+    """Explain every setting, in the order of their groups."""
+    texts, values = field_texts(Settings), vars(settings)
+    fields = {each.name: each for each in dataclasses.fields(Settings)}
+    return [
+        SettingText(name, values[name], UNITS.get(name, ""), default_of(fields[name]), *text)
+        for name, text in texts.items()
+    ]
+
+
+def write_value(value: Any) -> str:
+    """Write the value of a setting as --set takes it: "true", "30,60", "conv1=0,fc8=0.01"."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case dict():
+            return ",".join(f"{name}={each}" for name, each in value.items())
+        case Override():
+            return f"{value.epoch}:{value.name}={write_value(value.value)}"
+        case tuple() if value and isinstance(value[0], Override):
+            return ";".join(map(write_value, value))
+        case tuple():
+            return ",".join(map(str, value))
+    return str(value)

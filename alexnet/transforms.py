@@ -5,7 +5,7 @@ centre, or the ten views. Both subtract the centre of the mean image, as the 201
 every crop (convdata_jpeg.py:95).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ class Preprocessing:
     """Side of the stored images in pixels; see `resize`."""
     crop: int
     """Side of the network's input in pixels, at most `size`."""
-    mean_image: Tensor
+    mean_image: Tensor = field(repr=False)
     """(3, size, size) float32, 0-255: the mean of the training images."""
     color_std: tuple[float, ...]
     """Standard deviation of the colours along their three principal directions, 0-255."""
@@ -94,7 +94,7 @@ def take_view(images: Tensor, view: View, preprocessing: Preprocessing) -> Tenso
 BLOCKS = 2**40
 """Offset of the numbers of blocks, far from those of images."""
 CENTER = 0.5 - 1e-9
-"""The place of a crop in the middle. An odd number of pixels is rounded down, as in `views`."""
+"""The position of a crop in the middle. An odd number of pixels is rounded down, as in `views`."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ def sample_augment(
         blocks = (first + np.arange(len(images))) // settings.crop_block
         numbers = randomness.uniforms(settings.seed, epoch, BLOCKS + blocks, 4)
     shift = (amounts * np.array(preprocessing.color_std)) @ np.array(preprocessing.color_vectors).T
-    place = numbers[:, :2] if settings.random_crop else np.full((len(images), 2), CENTER)
+    position = numbers[:, :2] if settings.random_crop else np.full((len(images), 2), CENTER)
     return AugmentParams(
-        top=place[:, 0],
-        left=place[:, 1],
+        top=position[:, 0],
+        left=position[:, 1],
         flip=(numbers[:, 2] < 0.5) & settings.flip,
         zoom=settings.min_crop_scale + numbers[:, 3] * (1 - settings.min_crop_scale),
         shift=shift.astype(np.float32),

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from alexnet.bench.made_up import write_dataset
-from alexnet.bench.report import commit, save_json
-from alexnet.storage.environment import cpu_name, versions
+from alexnet.bench.report import save_json
+from alexnet.storage.environment import commit, cpu_name, versions
 
 SIZE, BATCH, BATCHES = 256, 128, 20
 

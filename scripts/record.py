@@ -49,7 +49,9 @@ def main() -> None:
         "images": {name: len(data.split(name)) for name in data.split_names},
         "epochs": len(epochs),
         "seconds": round(epochs[-1]["seconds"], 1),
-        "lowest_val_top1_error": min(row["top1_error"] for row in epochs),
+        "lowest_val_top1_error": min(
+            (row["top1_error"] for row in epochs if row["top1_error"] is not None), default=None
+        ),
         "test": errors(given.run, given.data),
     }
     save_json(given.out / "result.json", result)

@@ -37,7 +37,7 @@ FAULTS: dict[str, list[tuple[int, str, str]]] = {
         (14, "weights of other shapes or names", "every mismatch is listed with both shapes"),
         (15, "one tower's weights for two towers", "refused, with the shapes of both"),
         (16, "NaN in a checkpoint", "refused"),
-        (17, "a file of a newer version", "refused with what to do; older ones are read"),
+        (17, "a file of a newer version", "refused with what to do"),
         (18, "other settings or data than the run's", "refused with a list of them"),
         (19, "resumed with another number of processes", "the same order of images"),
         (20, "two trainings in one directory", "the second is refused; the error names the first"),
@@ -53,18 +53,18 @@ FAULTS: dict[str, list[tuple[int, str, str]]] = {
         (28, "shared memory is too small", "none is needed"),
         (29, "the loss or gradient is not finite", "exit 5; batch and checkpoint are named"),
         (30, "float16 overflows", "it is not used"),
-        (31, "memory runs out", "one line says what to change; exit 6"),
+        (31, "memory runs out", "one line says what to change; exit 6; a library may abort"),
         (32, "no GPU, or another one than requested", "exit 2, listing the devices"),
         (33, "a port is in use", "exit 2 with its number"),
         (34, "fewer images than a batch or processes", "each counts exactly once"),
         (35, "a kernel computes wrong gradients", "a check at the start names it"),
-        (36, "the order of arithmetic changes", "the same seed gives the same result"),
+        (36, "the order of arithmetic changes", "not on one machine: same seed, same result"),
         (37, "split, wrapped or compiled networks", "the same names in a checkpoint"),
         (38, "metrics.jsonl ends in half a line", "it is skipped; what follows is right"),
         (39, "two towers, one device", "the error says how to train with one"),
     ],
     "Data": [
-        (40, "a cut or wrong archive", "named, with the position; nothing is published"),
+        (40, "a cut or wrong archive", "named, a tar with the position; nothing is published"),
         (41, "killed while preparing", "the same command ends in the same data set"),
         (42, "members that lead outside, links, devices", "refused; nothing outside is written"),
         (43, "images that are cut, empty, damaged", "left out and listed, or an error: never grey"),
@@ -74,7 +74,7 @@ FAULTS: dict[str, list[tuple[int, str, str]]] = {
         (47, "a small file of very many pixels", "rejected by its header"),
         (48, "images of 1 x 1 or 5000 x 1", "defined"),
         (49, "empty, missing, extra folders; other files", "listed; classes keep their numbers"),
-        (50, "label files of another length or order", "refused"),
+        (50, "label files of another length or order", "refused; order where the devkit tells it"),
         (51, "validation images in one folder", "mapped by the ground truth"),
         (52, "a changed packed data set", "the file is named"),
         (53, "data vanish during training", "exit 3; the checkpoint remains"),
@@ -99,6 +99,10 @@ PREPARING = "tests/faults/test_data_preparing.py"
 TRAINING, STRANGERS = "tests/faults/test_data_training.py", "tests/faults/test_files_strangers.py"
 
 SHOWN_BY: dict[int, tuple[str, ...]] = {
+    6: (
+        f"{STOP}::test_a_signal_ends_the_step_saves_and_leaves",
+        f"{STOP}::test_a_second_signal_leaves_at_once",
+    ),
     8: (
         f"{SAVE}::test_training_survives_a_disk_that_is_full_for_a_while",
         f"{SAVE}::test_it_ends_when_the_disk_stays_full_or_nothing_more_would_be_tried",
@@ -134,6 +138,7 @@ SHOWN_BY: dict[int, tuple[str, ...]] = {
     ),
     27: (
         f"{STOP}::test_an_error_in_a_thread_that_reads_is_told_in_a_line",
+        f"{TRAINING}::test_data_that_vanish_or_break_during_training",
         "tests/test_prepare.py::test_a_dead_worker_is_named_with_its_shard",
     ),
     31: (
@@ -154,10 +159,12 @@ SHOWN_BY: dict[int, tuple[str, ...]] = {
     40: (
         f"{SOURCES}::test_cut_tars_are_refused_with_the_place",
         f"{PREPARING}::test_an_archive_cut_anywhere_never_becomes_a_data_set",
+        "tests/test_layouts.py::test_zips_that_cannot_be_read_are_refused",
     ),
     41: ("tests/test_prepare.py::test_killed_anywhere_it_continues_to_the_same_bytes",),
     43: (
         f"{IMAGES}::test_no_part_of_a_cut_jpeg_is_taken_for_the_whole",
+        f"{IMAGES}::test_no_part_of_a_cut_file_of_another_kind_is_taken_for_the_whole",
         "tests/test_prepare.py::test_rejects_are_left_out_and_listed",
     ),
     44: (f"{IMAGES}::test_data_sets_hold_the_pixels_of_every_kind_of_file",),
@@ -165,6 +172,10 @@ SHOWN_BY: dict[int, tuple[str, ...]] = {
     49: (
         f"{PREPARING}::test_classes_keep_their_numbers_whatever_lies_between_them",
         f"{SOURCES}::test_what_is_no_image_is_ignored_and_counted",
+    ),
+    46: (
+        "tests/test_images.py::test_broken_extras_do_no_harm_and_are_not_warned_of",
+        "tests/test_images.py::test_texts_that_unpack_to_much_are_passed_over",
     ),
     50: (f"{SOURCES}::test_wrong_label_files_are_refused",),
     51: (f"{SOURCES}::test_unpacked_imagenet_with_a_flat_validation_folder",),
@@ -191,6 +202,10 @@ SHOWN_BY: dict[int, tuple[str, ...]] = {
     54: (
         f"{PREPARING}::test_odd_names_of_folders_classes_and_files",
         "tests/test_prepare.py::test_a_file_size_limit_or_full_disk_in_the_middle",
+    ),
+    62: (
+        "tests/test_export.py::test_every_tap_of_every_network_in_onnx_runtime",
+        "tests/test_export.py::test_a_file_with_other_answers_is_not_kept",
     ),
 }
 """The tests that show the whole promise, where the first one with the number shows less."""

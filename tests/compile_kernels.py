@@ -35,7 +35,7 @@ INTEGERS = (
 )
 BLOCK: dict[str, Any] = {
     "channels": 96, "tower": 96, "pool": 3, "stride": 2, "relu": True, "norm": True,
-    "alpha": 1e-4, "beta": 0.75, "k": 2.0, "places": 32, "groups": 4, "group": 8,
+    "alpha": 1e-4, "beta": 0.75, "k": 2.0, "positions": 32, "groups": 4, "group": 8,
     "wide": tl.float32,
 }  # fmt: skip
 FORWARD: dict[str, Any] = {"relu_after": False, "reaches_out": False, "columns": 2}

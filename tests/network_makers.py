@@ -13,7 +13,12 @@ from torch import nn
 
 from alexnet.networks.initialization import he_initialize
 from alexnet.networks.layers_2012 import GroupedLinear
-from alexnet.networks.registry import create_model
+from alexnet.networks.registry import create_model, list_models
+
+BRANCHED = ["googlenet", "resnet18", "googlenet_small", "resnet18_small"]
+"""Networks with rows that have branches: tests/test_lineage.py tests them."""
+TABLES = [name for name in list_models() if name not in BRANCHED]
+"""Networks whose rows are layers."""
 
 
 def pictures(count: int, side: int) -> torch.Tensor:
@@ -40,7 +45,8 @@ def shrunk(name: str, factor: int = 8, num_classes: int = 3) -> nn.Sequential:
     All else is as in the table. The weights keep the signal at the size of the input.
     """
     rows: OrderedDict[str, nn.Module] = OrderedDict()
-    for row, layer in empty(name).named_children():
+    table = list(empty(name).named_children())
+    for row, layer in table:
         fresh = copy.deepcopy(layer)
         if isinstance(layer, nn.Conv2d):
             fresh = nn.Conv2d(
@@ -55,7 +61,7 @@ def shrunk(name: str, factor: int = 8, num_classes: int = 3) -> nn.Sequential:
             sizes = layer.in_features // factor, layer.out_features // factor
             fresh = GroupedLinear(*sizes, groups=layer.groups)
         elif isinstance(layer, nn.Linear):
-            out = num_classes if row == "fc8" else layer.out_features // factor
+            out = num_classes if row == table[-1][0] else layer.out_features // factor
             fresh = nn.Linear(layer.in_features // factor, out)
         rows[row] = fresh
     model = nn.Sequential(rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
-from network_makers import pictures, taps_of
+from network_makers import TABLES, pictures, taps_of
 from torch import nn
 
 from alexnet.analysis.differences import find_differences
@@ -16,7 +16,7 @@ from alexnet.errors import UsageError
 from alexnet.evaluate import evaluate_run
 from alexnet.networks.ablation import ABLATIONS
 from alexnet.networks.layers_2012 import PaperDropout
-from alexnet.networks.registry import create_model, input_shape, list_models, set_dropout
+from alexnet.networks.registry import create_model, input_shape, set_dropout
 from alexnet.storage.run import Run
 from alexnet.train import train_model
 
@@ -25,9 +25,10 @@ DEFAULTS = {
     "order": "norm_pool", "towers": "two", "activation": "relu", "norm": "lrn", "overlap": "yes",
 }  # fmt: skip
 LOCAL = ("cifar10_13", "cifar10_11")
-NO_NORM = ("one_weird_trick", "cifar10_13")
+VGG = ("vgg11", "vgg11_small")
+NO_NORM = ("one_weird_trick", "cifar10_13", *VGG)
 MAPS_NORM = ("cifar10_18",)
-ONE_TOWER = ("alexnet_one_tower", "alexnet_half", "one_weird_trick", "cifar10_18", *LOCAL)
+ONE_TOWER = ("alexnet_one_tower", "alexnet_half", "one_weird_trick", "cifar10_18", *LOCAL, *VGG)
 POOL_FIRST = ("caffenet",)
 SIGNED = ("alexnet_2012", "alexnet_half", "alexnet_nocomm")
 
@@ -36,10 +37,9 @@ def has(name: str, part: str, kind: str) -> bool:
     """Tell whether a network has what this changes."""
     if kind in DEFAULTS.values():
         return True
-    if part == "norm":
-        return name not in NO_NORM
-    if part == "towers":
-        return name not in ONE_TOWER
+    lacking = {"norm": NO_NORM, "overlap": VGG, "towers": ONE_TOWER}
+    if part in lacking:
+        return name not in lacking[part]
     if part == "order":
         return name not in (
             *NO_NORM,
@@ -56,7 +56,7 @@ def outputs(summary: Summary) -> dict[str, tuple[int, ...]]:
     return {row.name: row.output for row in summary.layers}
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize(("part", "kind"), CHANGES)
 def test_every_network_takes_every_change_that_has_a_row(name: str, part: str, kind: str) -> None:
     if has(name, part, kind):

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-import alexnet
 from alexnet import create_model, summarize
-from alexnet.bench import parts, peers, predict, report, timing
+from alexnet.bench import parts, peers, predict, timing
 from alexnet.bench.data import PhotoSetup, data_table, prepare_table
 from alexnet.bench.network_tables import (
     LIMITS,
@@ -299,7 +298,13 @@ def test_a_quick_run_compares_nothing_and_says_why(
     measured = Table(
         "t", "title", "images/s", rows, "all", limits, facts={"hours": 3.0}, notes=["3 hours"]
     )
-    monkeypatch.setattr("alexnet.bench.run.network_table", lambda *_: measured)
+    setups = list[Setup]()
+
+    def table_of(work: str, batch: int, setup: Setup, *_: object) -> Table:
+        setups.append(setup)
+        return measured
+
+    monkeypatch.setattr("alexnet.bench.run.network_table", table_of)
     assert main(["bench", "infer", "--quick", "--device", "cpu", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)["t"]
     assert [row["ours_is"] for row in table["rows"].values()] == [None, None]
@@ -311,6 +316,11 @@ def test_a_quick_run_compares_nothing_and_says_why(
     assert "nothing is compared" in out
     assert " x" not in out
     assert "3 hours" not in out
+    assert "torch.compile are left out" in out  # they take a minute each
+    assert main(["bench", "infer", "--quick", "--compiled", "--device", "cpu"]) == 0
+    assert "left out" not in capsys.readouterr().out.replace("leave out", "")
+    run_bench(BenchOptions(what=("infer",), batches=(1,), device="cpu"))
+    assert [setup.compiled for setup in setups] == [False, False, True, True]
 
 
 @pytest.mark.usefixtures("made_up")
@@ -353,30 +363,6 @@ def test_a_report_says_where_it_was_measured() -> None:
     assert facts["precision"] in ("float32", "bfloat16")
     assert facts["versions"]["torch"] == torch.__version__
     assert {"commit", "hardware", "threads", "load"} <= facts.keys()
-
-
-def test_the_commit_says_whether_code_was_changed_and_not_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def git(*words: str) -> None:
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", "-C", tmp_path, *who, *words], check=True, capture_output=True)
-
-    for name in ("alexnet/__init__.py", "results/one/result.json"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    monkeypatch.setattr(alexnet, "__file__", str(tmp_path / "alexnet/__init__.py"))
-    assert report.commit() == "unknown"
-    git("init")
-    git("add", "-A")
-    git("commit", "-m", "all")
-    clean = report.commit()
-    assert len(clean) >= 7
-    assert "-" not in clean
-    (tmp_path / "results/one/result.json").write_text("{}")
-    assert report.commit() == clean
-    (tmp_path / "alexnet/__init__.py").write_text("x = 1\n")
-    assert report.commit() == f"{clean}-dirty"
 
 
 def test_predicting_takes_the_start_away() -> None:

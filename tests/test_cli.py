@@ -153,7 +153,7 @@ def test_version_names_software_and_device(cli: Run) -> None:
                 "(help: alexnet evaluate --help)"
             ),
         ),
-        (["predict", "a.jpg"], "Missing option '--run' (help: alexnet predict --help)"),
+        (["features", "a"], "Missing option '--run' (help: alexnet features --help)"),
         (["--josn"], "No such option: --josn (help: alexnet --help)"),
         (
             ["train", "a", "b", "--momentum", "0.8"],
@@ -615,7 +615,7 @@ def test_demo_ends_with_a_summary_of_one_screen(
             "a CPU",
         )
         predictions = [
-            alexnet.Prediction(f"{number}.png", (("star", 0.98), ("key", 0.02)))
+            alexnet.Prediction(f"{number}.png", (("star", 0.98), ("key", 0.02)), ("star", "key"))
             for number in range(4)
         ]
         return DemoReport(

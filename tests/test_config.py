@@ -184,7 +184,7 @@ def test_overrides_are_typed_and_earlier_names_are_accepted() -> None:
 
 
 def test_the_groups_are_small_and_make_up_the_settings() -> None:
-    groups = Settings.__bases__
+    groups = Settings.__bases__[1:]  # the first one lists the fields
     assert all(len(dataclasses.fields(group)) <= 10 for group in groups)
     names = [field.name for group in groups for field in dataclasses.fields(group)]
     assert sorted(names) == sorted(field.name for field in dataclasses.fields(Settings))

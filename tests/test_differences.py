@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from network_makers import empty
+from network_makers import TABLES, empty
 from rich.console import Console
 
 from alexnet.analysis.differences import (
@@ -18,12 +18,11 @@ from alexnet.analysis.differences import (
 from alexnet.analysis.summary import Summary, summarize
 from alexnet.cli.summary import show_differences, summary, value_text
 from alexnet.errors import UsageError
-from alexnet.networks.registry import list_models
 
 
 @pytest.fixture(scope="module")
 def summaries() -> dict[str, Summary]:
-    return {name: summarize(name) for name in list_models()}
+    return {name: summarize(name) for name in TABLES}
 
 
 def lines(first: Summary, second: Summary) -> list[str]:

@@ -15,6 +15,7 @@ from document_checks import ROOT, read
 import alexnet
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "results").rglob("*.md")]
+DOCUMENTS += (ROOT / "alexnet").rglob("*.md")
 README = ROOT / "README.md"
 CHECKS = [getattr(document_checks, name) for name in ("links", "files", "symbols", "commands")]
 Check = Callable[[Path], Iterator[str]]

@@ -1,4 +1,4 @@
-"""The version of this package: from its installation, or from its source."""
+"""The version of this package and the commit of its code."""
 
 import shutil
 import subprocess
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import alexnet
 from alexnet.storage import environment
 from alexnet.storage.environment import package_version, versions
 
@@ -58,3 +59,27 @@ def test_the_version_needs_no_torch(tmp_path: Path) -> None:
     shutil.copy(ROOT / "alexnet/storage/environment.py", tmp_path / "alone.py")
     code = "import sys, alone; alone.package_version(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_the_commit_says_whether_code_was_changed_and_not_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", tmp_path, *who, *words], check=True, capture_output=True)
+
+    for name in ("alexnet/__init__.py", "results/one/result.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(alexnet, "__file__", str(tmp_path / "alexnet/__init__.py"))
+    assert environment.commit() == "unknown"
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "all")
+    clean = environment.commit()
+    assert len(clean) >= 7
+    assert "-" not in clean
+    (tmp_path / "results/one/result.json").write_text("{}")
+    assert environment.commit() == clean
+    (tmp_path / "alexnet/__init__.py").write_text("x = 1\n")
+    assert environment.commit() == f"{clean}-dirty"

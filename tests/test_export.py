@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from convert_makers import CLASSES, lively, pixels, use_small, write_run
-from network_makers import pictures, relative_error, shrunk, taps_of
+from network_makers import TABLES, pictures, relative_error, shrunk, taps_of
 from numpy.typing import NDArray
 from onnx import helper
 from safetensors import safe_open
@@ -25,7 +25,8 @@ from alexnet.convert.caffe import write_caffe
 from alexnet.convert.card import Card
 from alexnet.errors import CheckpointError, DataError, StorageError, UsageError
 from alexnet.evaluate import evaluate_run, log_probabilities
-from alexnet.networks.registry import create_model, input_shape, list_models
+from alexnet.networks.initialization import he_initialize
+from alexnet.networks.registry import create_model, input_shape
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing
 
@@ -160,7 +161,7 @@ def check_onnx(path: Path, name: str, model: nn.Sequential) -> onnx.ModelProto:
 
 
 @pytest.mark.fault(62)
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", TABLES)
 def test_every_tap_of_every_network_in_onnx_runtime(tmp_path: Path, name: str) -> None:
     model = lively(name) if name.startswith("cifar10") else shrunk(name).float()
     proto = check_onnx(tmp_path / "net.onnx", name, model)
@@ -170,6 +171,15 @@ def test_every_tap_of_every_network_in_onnx_runtime(tmp_path: Path, name: str) -
         norms = [node for node in proto.graph.node if node.name.startswith("norm")]
         assert {node.op_type for node in norms} <= {"LRN"}
     assert set(rows) <= {node.name for node in proto.graph.node}
+
+
+@pytest.mark.parametrize("name", ["googlenet_small", "resnet18_small"])
+def test_rows_with_branches_in_onnx_runtime(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, 3)
+    he_initialize(model, 60)
+    model(pictures(8, 56).float())  # means and variances of its own
+    check_onnx(tmp_path / "net.onnx", name, model.eval())
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,8 @@ def test_rows_before_the_first_linear_one_take_any_size(name: str) -> None:
     """Run the rows one by one, without the first one, which checks the size."""
     torch.manual_seed(0)
     model = alexnet.create_model(name, 5).eval()
-    last = "relu2" if name.startswith("cifar10") else "pool5"
+    others = {"cifar10": "relu2", "vgg11": "pool8", "googlenet": "pool4", "resnet18": "relu5b"}
+    last = others.get(name.partition("_")[0], "pool5")
     inputs = torch.randn(2, 3, 150, 91) * 60
     expected = {}
     with torch.no_grad():

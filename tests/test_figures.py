@@ -126,7 +126,7 @@ def test_the_patch_that_a_filter_was_made_for_is_found(subject: Subject) -> None
     found = find_excitation(known, ["conv1"], top=3)["conv1"]
     assert found.alive() == [1]
     assert found.images[1, :2].tolist() == [7, 31]
-    assert found.places[1, :2].tolist() == [[2, 3], [0, 5]]
+    assert found.positions[1, :2].tolist() == [[2, 3], [0, 5]]
     assert found.values[1, 0] == pytest.approx(9 * 72 * 3)
     field = receptive_fields(known.model)["conv1"]
     first, second, _ = patches(known, found, field, 1)
@@ -358,6 +358,11 @@ def test_rows_are_found_in_every_network(name: str) -> None:
         model = alexnet.create_model(name, 3)
     local = ("relu4", "local4", "relu4")
     others = {"cifar10_18": ("pool3", "conv3", "relu3"), "cifar10_13": local, "cifar10_11": local}
+    others |= dict.fromkeys(("vgg11", "vgg11_small"), ("relu10", "conv8", "relu8"))
+    others |= dict.fromkeys(
+        ("googlenet", "googlenet_small"), ("pool5", "inception5b", "inception5b")
+    )
+    others |= dict.fromkeys(("resnet18", "resnet18_small"), ("pool5", "block5b", "relu5b"))
     hidden, layer, activation = others.get(name, ("relu7", "conv5", "relu5"))
     assert (last_hidden(model), map_layers(model)[-1]) == (hidden, layer)
     assert activation_after(model, layer) == activation

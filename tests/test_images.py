@@ -241,7 +241,17 @@ def with_alpha(mode: str) -> Image.Image:
     return image
 
 
+def drawn_on_nothing(kind: str, **options: Any) -> tuple[bytes, Image.Image]:
+    """Black ink: the pixels are black everywhere, and only the alpha tells where the ink is."""
+    ink = Image.new("RGB", ALPHA.size)
+    on_white = Image.fromarray(255 - np.array(ALPHA)).convert("RGB")
+    ink.putalpha(ALPHA)
+    return encode(ink, kind, **options), on_white
+
+
 LOSSLESS = {
+    "black ink on nothing, PNG": drawn_on_nothing("PNG"),
+    "black ink on nothing, WebP": drawn_on_nothing("WEBP", lossless=True, exact=True),
     "grey PNG": (encode(RGB.convert("L"), "PNG"), RGB.convert("L").convert("RGB")),
     "black and white PNG": (encode(RGB.convert("1"), "PNG"), RGB.convert("1").convert("RGB")),
     "RGBA PNG": (encode(with_alpha("RGBA"), "PNG"), RGB),
@@ -474,7 +484,15 @@ PNG = encode(picture(13, 80, 120), "PNG")
 BAD = {
     "empty": (b"", "empty file"),
     "text": (b"not an image at all", "not a JPEG"),
-    "a format not on the list": (encode(RGB, "TIFF"), "not a JPEG"),
+    "a format not on the list": (
+        encode(RGB, "TIFF"),
+        "BMP image but a TIFF image; convert it to PNG",
+    ),
+    "a second one": (encode(RGB, "PPM"), "BMP image but a PPM image; convert it to PNG"),
+    "a web page": (b"\n<!DOCTYPE html><html><body>not found", "BMP image but a web page; download"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d", "git lfs pull"),
+    "a photograph of a telephone": (b"\0\0\0\x18ftypheic", "an HEIC image .* convert it"),
+    "an SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing; convert it"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a JPEG"),
     "noise": (bytes(np.random.default_rng(0).integers(0, 256, 4000, dtype=np.uint8)), "not a JPEG"),
     "JPEG of three bytes": (JPEG[:3], "not a JPEG"),

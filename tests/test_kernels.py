@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from network_makers import shrunk
+from network_makers import TABLES, shrunk
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +17,7 @@ from alexnet.kernels import accelerate
 from alexnet.kernels.accelerated import AcceleratedNetwork
 from alexnet.kernels.cpu import onednn
 from alexnet.networks.layers import Input
-from alexnet.networks.registry import create_model, list_models, set_dropout
+from alexnet.networks.registry import create_model, set_dropout
 
 CHANGES = [
     {"activation": "tanh"},
@@ -55,7 +55,7 @@ def small() -> nn.Sequential:
     return shrunk("alexnet_small", 4).float().train()
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", TABLES)
 def test_every_network_equals_its_rows(name: str) -> None:
     torch.manual_seed(0)
     # `shrunk` leaves layers without shared kernels as they are; the CIFAR-10 nets are small anyway.

@@ -395,10 +395,10 @@ class SlowGpu:
 
 @dataclass
 class SlowEvent:
-    """The end of the first `place` launches."""
+    """The end of the first `earlier` launches."""
 
     gpu: SlowGpu
-    place: int
+    earlier: int
     over: bool = False
 
     def query(self) -> bool:
@@ -406,7 +406,7 @@ class SlowEvent:
 
     def synchronize(self) -> None:
         self.gpu.waits += 1
-        for number in range(self.place):
+        for number in range(self.earlier):
             work, self.gpu.begun[number] = self.gpu.begun[number], lambda: None
             work()
         self.over = True
@@ -523,7 +523,7 @@ def accelerate_for_gpu(model: nn.Sequential) -> GpuNetwork:
 def fit(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setitem(registry.MODELS, "tiny", tiny)
     if DEVICE.type == "cpu":  # the interpreter's time is per program, not per pixel
-        monkeypatch.setattr(fused, "PLACES", 1024)
+        monkeypatch.setattr(fused, "POSITIONS", 1024)
         monkeypatch.setattr(pixels, "PIXELS", 1024)
     return partial(train.train_model, tiny_data, device=str(DEVICE))
 

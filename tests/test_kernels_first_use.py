@@ -113,7 +113,7 @@ def test_blocks_that_add_a_bias_pass(block: Block, bias_learns: bool) -> None:
     ],
     ids=str,
 )
-def test_what_a_recorded_step_needs_passes(check: Check) -> None:
+def test_what_a_captured_step_needs_passes(check: Check) -> None:
     run_check(check, DEVICE)
 
 
@@ -319,7 +319,7 @@ def test_images_that_are_rearranged_already_need_one_form_of_the_convolution() -
 
 
 def test_weights_of_the_forward_type_are_listed_too() -> None:
-    """Answers are recorded with such weights, and images of another type."""
+    """Answers are captured with such weights, and images of another type."""
     network, images = accelerated(small_network()), torch.zeros(1, 3, 17, 17, device=DEVICE)
     found = network_checks(network, images, torch.bfloat16)
     for layer in (network.get_submodule("conv2"), network.get_submodule("fc3")):
@@ -430,7 +430,7 @@ def test_a_failed_check_is_repeated(gpu: SimpleNamespace, monkeypatch: pytest.Mo
     assert gpu.ran == [str(BatchCheck("rgb")), *["the update rule paper"] * 2]
 
 
-def test_a_recorded_training_is_checked_before_it_begins(gpu: SimpleNamespace) -> None:
+def test_a_captured_training_is_checked_before_it_begins(gpu: SimpleNamespace) -> None:
     recorder = Recorder()
     state: Any = SimpleNamespace(
         device=DEVICE, settings=Settings(precision="bfloat16"), progress=recorder,

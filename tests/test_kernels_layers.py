@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from network_makers import TABLES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +34,7 @@ from alexnet.kernels.cuda.conv_candidates import (
 )
 from alexnet.kernels.tuning_cache import TuningCache
 from alexnet.networks.layers import Input
-from alexnet.networks.registry import create_model, list_models
+from alexnet.networks.registry import create_model
 
 CONVOLUTIONS = {
     "the paper's first": (nn.Conv2d(3, 4, 11, stride=4), (35, 35)),
@@ -156,7 +157,7 @@ def rearranged(images: Tensor, rows: OrderedDict[str, nn.Module]) -> Tensor:
     return F.pixel_unshuffle(F.pad(images, padding), layout.stride)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", TABLES)
 def test_rearranged_images_give_the_first_convolution_of_every_network(name: str) -> None:
     model = create_model(name, 2)
     rows = OrderedDict(model.named_children())

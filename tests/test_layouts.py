@@ -253,6 +253,8 @@ TABLES = {
     "a number and a word": "id,target,breed\n3,0,cat\n2,1,dog\n1,0,cat\n",
     "other columns": "id,width,label,height\n1,30,cat,24\n2,30,dog,24\n3,30,cat,24\n",
     "spaces": "1.jpg cat\n2.jpg dog\n3.jpg cat\n",
+    "a column for each class": "id,cat,dog\n3,1,0\n1,1.0,0.0\n2,0,1\n",
+    "absolute, of Windows": "C:\\my data\\1.jpg cat\nC:\\my data\\2.jpg dog\n3.jpg cat\n",
     "more rows": "file,label\n1.jpg,cat\n2.jpg,dog\n3.jpg,cat\n4.jpg,emu\n",
 }
 
@@ -324,12 +326,36 @@ def test_images_that_a_table_does_not_name_are_left_out_with_a_note(tmp_path: Pa
     assert "train.csv names 3 of 5 images; the others are left out, the first is 4.jpg" in notes
 
 
+def test_rows_without_an_image_are_told(tmp_path: Path) -> None:
+    source = made(tmp_path / "a", [f"images/{i}.jpg" for i in (1, 2, 3)])
+    (source / "labels.csv").write_text(TABLES["more rows"])
+    notes = " ".join(listing(source).notes)
+    assert "labels.csv: 1 of 4 rows name no image here, the first 4.jpg" in notes
+    rows = "file,label,split\n1.jpg,cat,train\n2.jpg,dog,train\n3.jpg,cat,test\n4.jpg,dog,test\n"
+    paths = [f"{'train' if i < 3 else 'test'}/{i}.jpg" for i in (1, 2, 3, 4)]
+    source = made(tmp_path / "b", paths, {"labels.csv": rows})
+    assert not any("no image here" in note for note in listing(source).notes)
+
+
+def test_names_with_spaces_in_a_list_of_caffe(tmp_path: Path) -> None:
+    names = [f"a photo {i}.jpg" for i in (1, 2, 3, 4)]
+    texts = {
+        "train.txt": f"images/{names[0]} 20\nimages/{names[1]} 21\n",
+        "val.txt": f"images/{names[2]}  20\nimages/{names[3]} 21\n",
+    }
+    source = made(tmp_path, [f"images/{name}" for name in names], texts)
+    assert list(found(source).values()) == ["train/20", "train/21", "val/20", "val/21"]
+
+
 BAD_TABLES = {
     "two classes": ("file,label\n1.jpg,cat\n2.jpg,dog\n1.jpg,dog\n", r"csv:4: 1\.jpg has two"),
     "no class": ("file,label\n1.jpg,cat\n2.jpg,\n3.jpg,cat\n", "csv:3: '' cannot be the name"),
     "a path": ("file,label\n1.jpg,../x\n2.jpg,dog\n", r"csv:2: '\.\./x' cannot be the name"),
     "which column": ("id,a,b\n1,x,y\n2,x,z\n3,y,z\n", r"which column is the class \(a, b\)"),
-    "one-hot": ("id,cat,dog\n1,1,0\n2,0,1\n3,1,0\n", "call one column label"),
+    "several marks": ("id,cat,dog\n1,1,1\n2,0,1\n3,1,0\n", "call one column label"),
+    "marks and counts": ("id,cat,legs\n1,1,4\n2,0,2\n3,1,4\n", "call one column label"),
+    "tags": ("id,tags\n1,red cat\n2,red\n3,red cat\n", "csv:2: 'red cat' names several classes"),
+    "findings": ("id,label\n1,cyst\n2,cyst|fracture\n3,cyst\n", "csv:3: .* several classes"),
     "two answers": ("id,label,species\n1,x,y\n2,x,z\n3,y,z\n", "which column is the class"),
     "cut": ("id,label\n1,cat\n2,dog\n3\n", "csv:4: 1 columns, 2 in the first line"),
     "other names": ("id,label\nx,cat\ny,dog\n", "no class folders"),
@@ -515,6 +541,7 @@ def test_links_in_zips_are_refused(tmp_path: Path) -> None:
         listing(path)
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("damage", ["cut", "flipped", "encrypted", "method"])
 def test_zips_that_cannot_be_read_are_refused(tmp_path: Path, damage: str) -> None:
     path = write_zip(tmp_path / "source.zip", tree({"cat": 2, "dog": 2}))

@@ -177,21 +177,21 @@ def test_top_limits_the_classes(tiny_run: Path, photos: Path, top: int, count: i
         assert len(prediction.predictions) == min(count if top < 100 else classes, classes)
 
 
-def test_the_best_classes_come_first_and_ties_in_their_order() -> None:
-    assert best_classes(np.array([0.2, 0.5, 0.2, 0.1]), ["a", "b", "c", "d"], 3) == (
-        ("b", 0.5),
-        ("a", 0.2),
-        ("c", 0.2),
+def test_the_best_classes_come_first_and_ties_in_their_order(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    run.titles = ["Across", "Down", "Slanting"]
+    assert best_classes("a.jpg", np.array([0.25, 0.5, 0.25]), run, 2) == Prediction(
+        "a.jpg", (("down", 0.5), ("across", 0.25)), ("Down", "Across")
     )
 
 
 def test_json_is_a_list_of_image_and_predictions() -> None:
-    prediction = Prediction("a.jpg", (("cat", 0.75), ("dog", 0.25)))
+    prediction = Prediction("a.jpg", (("n1", 0.75), ("n2", 0.25)), ("cat", "dog"))
     assert prediction.as_json() == {
         "image": "a.jpg",
         "predictions": [
-            {"class": "cat", "probability": 0.75},
-            {"class": "dog", "probability": 0.25},
+            {"class": "n1", "probability": 0.75, "title": "cat"},
+            {"class": "n2", "probability": 0.25, "title": "dog"},
         ],
     }
 

@@ -49,5 +49,4 @@ def test_the_commands_and_the_python_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     variables: dict[str, Any] = {}
     exec(BLOCKS["python"], variables)
-    (answer,) = variables["answers"]
-    assert {name for name, _ in answer.predictions} == {"cat", "dog"}
+    assert {name for name, _ in variables["answer"].predictions} == {"cat", "dog"}

@@ -5,14 +5,14 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from network_makers import shrunk
+from network_makers import TABLES, shrunk
 from torch import nn
 
 from alexnet.analysis.receptive_fields import Field, fields_and_shapes, receptive_fields
 from alexnet.analysis.summary import build_without_memory, image_shape
 from alexnet.cli import main
 from alexnet.networks.layers import Input
-from alexnet.networks.registry import create_model, list_models
+from alexnet.networks.registry import create_model
 
 
 def without_selection(model: nn.Sequential) -> nn.Sequential:
@@ -42,7 +42,7 @@ def clipped(window: tuple[int, int, int, int], side: int) -> tuple[int, ...]:
     return tuple(min(max(edge, 0), side) for edge in window)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", TABLES)
 def test_gradients_reach_exactly_the_field(name: str) -> None:
     wide = name.startswith("cifar10")  # its unshared kernels cannot be fewer
     model = without_selection(create_model(name, 3) if wide else shrunk(name))

@@ -1,9 +1,11 @@
 """Experiments: parts of a data set, tuning, resuming, and what a difference means."""
 
 import json
+import math
 import multiprocessing
 import os
 import sys
+import tomllib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from alexnet.cli.reproduce import difference_text, fitting, sentence
+from alexnet.analysis.summary import summarize
+from alexnet.cli import main
+from alexnet.cli.reproduce import fitting, sentence
 from alexnet.dataset import Dataset
 from alexnet.errors import UsageError, WorkerError
+from alexnet.evaluate import log_probabilities
 from alexnet.networks.registry import create_model, input_shape
 from alexnet.prepare import prepare_dataset
 from alexnet.progress import SILENT
@@ -35,9 +40,13 @@ from alexnet.reproduce.measuring import epochs_until
 from alexnet.reproduce.part import choose, evenly, pack_part
 from alexnet.reproduce.plan import Arm, Budget, Comparison, Experiment
 from alexnet.reproduce.statistics import Difference, judge, paired_difference, paired_ratio
+from alexnet.reproduce.wording import difference_text
 from alexnet.storage.run import Run
 
 ARMS = (Arm("with"), Arm("without", {"model": "cifar10_13"}))
+TOGETHER = Comparison(
+    "with", "with", "less", "test_error_averaged", of_second="test_error_10_views"
+)  # fmt: skip
 TRIAL = Experiment(
     name="trial",
     question="Is it better with?",
@@ -48,11 +57,13 @@ TRIAL = Experiment(
     comparisons=(
         Comparison("with", "without", "much better"),
         Comparison("with", "without", "sooner", "epochs_to_25"),
+        TOGETHER,
     ),
     budgets={"quick": Budget(epochs=2, images=18, test_images=9, rates=(1 / 3, 1.0), seeds=2)},
     training_error=True,
 )
 CPU = Machine("cpu", jobs=1)
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -85,10 +96,10 @@ def test_a_trial_has_a_result_of_every_arm_and_seed(finished: Path) -> None:
         assert arm["rate"] in (0.001, 0.003)
         assert len(arm["seeds"]) == 2
         for seed in arm["seeds"]:
-            assert [row["epoch"] for row in seed["epochs"]] == [1, 2]
+            assert {len(seed["epochs"][column]) for column in ("train_loss", "top1_error")} == {2}
             # After the last epoch both are the same weights on the same images.
-            assert seed["epochs"][-1]["train_error"] == seed["train_error"]
-            assert set(seed["epochs"][0]["gradient_norms"]) >= {"conv1", "fc10"}
+            assert seed["epochs"]["train_error"][-1] == pytest.approx(seed["train_error"], 5e-3)
+            assert set(seed["epochs"]["gradient_norms"]) >= {"conv1", "fc10"}
     assert {each["outcome"] for each in result["comparisons"]} <= {
         "agrees", "disagrees", "cannot tell",
     }  # fmt: skip
@@ -109,6 +120,51 @@ def test_the_same_command_again_trains_nothing(
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
+def test_the_command_writes_the_page(
+    finished: Path, tiny_data: Path, trial: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(tiny_data), "--out", str(finished), "--device", "cpu", "--jobs", "1"]
+    assert main(["reproduce", trial.name, *words]) == 0
+    assert f"page: {finished / 'index.html'}" in capsys.readouterr().out
+    assert trial.question in (finished / "index.html").read_text(encoding="utf-8")
+    stored = result_in(finished)
+    assert (
+        stored["command"] == f"alexnet reproduce trial --data data/{tiny_data.name} --budget quick"
+    )
+
+
+def test_networks_together_are_the_mean_of_their_probabilities(finished: Path) -> None:
+    result = json.loads((finished / "trial.json").read_text())
+    arm, data = result["arms"]["with"], Dataset(next((finished / "data").iterdir()))
+    test = data.split("test")
+    pixels = test.read(range(len(test)))
+    probabilities = []
+    for path in (finished / "runs").iterdir():
+        run = Run.open(path)
+        if (run.settings.model, run.settings.lr) == ("cifar10_11", arm["rate"]):
+            model = run.load_model("cpu", "last").eval()
+            log = log_probabilities(model, pixels, run.preprocessing, view_count=10)
+            probabilities.append(log.exp().numpy())
+    assert len(probabilities) == 2
+    answers = np.mean(probabilities, axis=0).argmax(1)
+    expected = float((answers != test.labels).mean())
+    compared = result["comparisons"][2]
+    assert compared["values"]["first"] == pytest.approx([expected, expected], 1e-5)
+    singles = [seed["test_error_10_views"] for seed in arm["seeds"]]
+    assert compared["values"]["second"] == singles
+    assert "2 networks together against one" in sentence(compared)
+
+
+def test_the_size_and_time_of_each_network_are_recorded(finished: Path) -> None:
+    arms = json.loads((finished / "trial.json").read_text())["arms"]
+    for name, arm in arms.items():
+        summary = summarize("cifar10_11" if name == "with" else "cifar10_13", 3)
+        network = arm["network"]
+        assert (network["parameters"], network["macs"]) == (summary.parameters, summary.macs)
+        total = sum(seed["seconds"] for seed in arm["seeds"])
+        assert network["seconds_per_epoch"] == pytest.approx(total / 4, 1e-4)  # 2 seeds, 2 epochs
+
+
 @pytest.mark.slow
 def test_several_trainings_at_a_time_give_the_same(
     finished: Path, tiny_data: Path, tmp_path: Path, trial: Experiment
@@ -116,6 +172,7 @@ def test_several_trainings_at_a_time_give_the_same(
     def timeless(out: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads((out / "trial.json").read_text())
         for arm in result["arms"].values():
+            arm["network"].pop("seconds_per_epoch")
             for seed in arm["seeds"]:
                 seed.pop("seconds")
         return {"arms": result["arms"], "comparisons": result["comparisons"]}
@@ -166,10 +223,11 @@ def test_gradients_are_those_of_the_weights_that_were_saved(finished: Path) -> N
     pixels = torch.from_numpy(train.read(range(18))).permute(0, 3, 1, 2)
     logits = model((pixels - mean)[:, :, 4:28, 4:28])
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(train.labels))
-    found = arm["seeds"][seed]["epochs"][-1]["gradient_norms"]
+    norms = arm["seeds"][seed]["epochs"]["gradient_norms"]
+    found = {name: column[-1] for name, column in norms.items()}
     gradients = torch.autograd.grad(loss, [model.get_parameter(f"{name}.weight") for name in found])
-    norms = [float(gradient.norm()) for gradient in gradients]
-    assert list(found.values()) == pytest.approx(norms, rel=1e-4)
+    sizes = [float(gradient.norm()) for gradient in gradients]
+    assert list(found.values()) == pytest.approx(sizes, rel=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +286,18 @@ def test_without_a_test_split_validation_images_are_tested(tmp_path: Path) -> No
     assert takes["val"].stop == 60
 
 
+def test_all_images_are_trained_on_where_nothing_is_chosen(tiny_data: Path, tmp_path: Path) -> None:
+    whole = Dataset(tiny_data)
+    part = Dataset(pack_part(tiny_data, tmp_path, 0, 0, SILENT, holds_out=False))
+    assert list(part.split_names) == ["train", "test"]
+    train = part.split("train")
+    names = {train.name(place) for place in range(len(train))}
+    assert names == {
+        f"{split}/{index}" for split in ("train", "val") for index in range(len(whole.split(split)))
+    }
+    assert pack_part(tiny_data, tmp_path, 0, 0, SILENT) != part.path
+
+
 # What a difference means.
 
 
@@ -275,7 +345,7 @@ def test_one_seed_tells_nothing() -> None:
 def test_a_difference_is_written_with_its_interval() -> None:
     points = Difference(-0.02, -0.03, -0.01, 3).as_json()
     assert difference_text("test_error", points) == "-2.0 points (-3.0 to -1.0)"
-    assert difference_text("overfitting", points) == "overfitting -2.0 points (-3.0 to -1.0)"
+    assert difference_text("overfitting", points) == "-2.0 points (-3.0 to -1.0)"
     ratio = Difference(0.2, 0.1, 0.3, 3, is_bound=True).as_json()
     assert difference_text("epochs_to_25", ratio) == "at most 0.20 times the epochs (0.10 to 0.30)"
 
@@ -297,6 +367,8 @@ def test_rates_are_chosen_on_validation_images(trial: Experiment) -> None:
 def test_experiments_fit_together(name: str) -> None:
     plan = experiments.experiment(name)
     for cost in plan.budgets.values():
+        # Without validation images no rate can be chosen, and all images are trained on.
+        assert cost.holds_out or (len(cost.rates), cost.images) == (1, 0)
         for arm in plan.arms:
             settings = replace(
                 plan.settings, **{**cost.changes, **arm.changes, "epochs": cost.epochs}
@@ -311,13 +383,47 @@ def test_experiments_fit_together(name: str) -> None:
         assert plan.training_error or each.figure != "epochs_to_25"
 
 
+def test_the_steps_of_all_in_full_are_expected_to_take_six_minutes_of_a_gpu() -> None:
+    """At the rates predicted for an H200, which leaves some of seven for all else.
+
+    Networks without a prediction are put at what the launches of their kernels would take.
+    """
+    rates = {
+        each["key"]: each["predicted"]
+        for each in tomllib.loads((ROOT / "results/gpu_predictions.toml").read_text())["prediction"]
+    }
+    step = {"alexnet": 128 / rates["train_command_batch_128.rate"], "googlenet_small": 0.002}
+    step |= dict.fromkeys(("alexnet_small", "vgg11_small"), 0.0005)
+    step |= {"resnet18_small": 0.0015, "batch norm": 0.001}
+    step |= dict.fromkeys(
+        ("cifar10_13", "cifar10_11"), 128 / rates["train_command_cifar10_11.rate"]
+    )
+    trainings = {}
+    visit = (
+        (ROOT / "Makefile").read_text().partition("alexnet reproduce ")[2].partition("--budget")[0]
+    )
+    for plan in map(experiments.experiment, visit.replace("\\", "").split()):
+        cost = plan.budgets["full"]
+        images = cost.images or (9469 if plan.side == 64 else 50000)
+        for arm in (arm for arm in plan.arms if not arm.classifier):
+            settings = replace(plan.settings, **{**cost.changes, **arm.changes})
+            seconds = step[arm.name if arm.name in step else settings.model]
+            facts = json.dumps([settings.as_json(), cost.epochs, cost.holds_out, images])
+            count = len(cost.rates) + cost.seeds - 1
+            steps = cost.epochs * math.ceil(images / settings.batch_size)
+            trainings[facts] = count * steps * seconds
+    assert 300 <= sum(trainings.values()) <= 400
+
+
 def test_an_experiment_takes_the_smallest_images_that_do(tiny_data: Path) -> None:
     assert fitting(experiments.RELU, [tiny_data], "quick") == tiny_data
     with pytest.raises(UsageError, match=r"dropout needs images of 64 x 64 or more: .* 32 x 32"):
         fitting(experiments.DROPOUT, [tiny_data], "quick")
     with pytest.raises(UsageError, match="no --data is given"):
         fitting(experiments.RELU, [], "quick")
-    with pytest.raises(UsageError, match="there is no experiment 'x'; there are: relu, lrn"):
+    with pytest.raises(
+        UsageError, match="there is no experiment 'x'; there are: cifar10, relu, lrn"
+    ):
         experiments.experiment("x")
 
 

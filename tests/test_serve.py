@@ -60,7 +60,7 @@ def test_a_file_has_the_answer_of_predict(
     for views in (1, 10):
         (expected,) = predict_images(pictures[3], tiny_run, views=views, top=2)
         (found,) = server.post(f"/predict?views={views}&top=2", pictures[3].read_bytes()).json
-        assert found == {**expected.as_json(), "image": "image"}
+        assert found == {**expected.as_json(), "image": "image", "run": "run0"}
 
 
 def test_many_files_have_the_printed_answers_of_predict(

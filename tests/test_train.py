@@ -238,7 +238,7 @@ def test_fewer_epochs_than_begun_are_refused(
         train_model(tiny_data, path, TINY, device="cpu")
     monkeypatch.undo()
     fewer = dataclasses.replace(TINY, epochs=1)
-    with pytest.raises(UsageError, match="has begun epoch 2, and epochs 1 are asked for"):
+    with pytest.raises(UsageError, match="has begun epoch 2, and --epochs 1 was given"):
         train_model(tiny_data, path, fewer, device="cpu", resume=True)
     assert train_model(tiny_data, path, device="cpu", resume=True).epochs == 2
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from alexnet.analysis.summary import forward_shapes, image_shape, pair, sides
+from alexnet.networks.branches import Branches
 from alexnet.networks.layers_2012 import GroupedLinear, SpatialResponseNorm
 
 WHOLE_MAP = (nn.Linear, GroupedLinear)
@@ -57,8 +58,18 @@ def fields_and_shapes(model: nn.Module) -> Iterator[tuple[str, Field, tuple[int,
     """Yield each row's name, the field of its units, and the shape of its output."""
     image = image_shape(model)
     field, positions = Field(), image[1:]
+    branches: dict[str, Field] = {}  # of the row that is being computed: the fields so far
+    rows = [name for name, each in model.named_modules() if isinstance(each, Branches)]
     for name, layer, shape in forward_shapes(model, image):
-        if isinstance(layer, WHOLE_MAP):
+        row, _, within = name.partition(".")
+        if isinstance(layer, Branches):
+            field, branches = _together(list(branches.values())), {}
+        elif row in rows:
+            branch = within.partition(".")[0]
+            branches[branch] = _through(branches.get(branch, field), layer)
+            yield name, branches[branch], shape
+            continue
+        elif isinstance(layer, WHOLE_MAP):
             field = _whole(field, positions, image[1:])
             positions = (1, 1)
         else:
@@ -87,6 +98,13 @@ def _window(layer: nn.Module) -> tuple[tuple[int, int], tuple[int, int], tuple[i
     stride = pair(getattr(layer, "stride", None)) or (1, 1)
     top, _, left, _ = sides(getattr(layer, "padding", None)) or (0, 0, 0, 0)
     return kernel, stride, (top, left)
+
+
+def _together(fields: list[Field]) -> Field:
+    """Return what the first units of branches see together; their strides are equal."""
+    start = _pair_of(min(each.start[i] for each in fields) for i in (0, 1))
+    end = _pair_of(max(each.window()[2 + i] for each in fields) for i in (0, 1))
+    return Field((end[0] - start[0], end[1] - start[1]), fields[0].stride, start)
 
 
 def _whole(field: Field, positions: tuple[int, ...], image: tuple[int, ...]) -> Field:

@@ -1,7 +1,7 @@
 """A network's table, measured by running it: shapes, parameters, multiply-adds, neurons.
 
 Multiply-adds are counted as is usual for this paper: one for each weight at each output position in
-the layers that learn, without biases, pooling and normalisation.
+layers of kernels or units, without biases, pooling and normalisation.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from alexnet.errors import UsageError
+from alexnet.networks.branches import Branches, Concatenation, Sum
 from alexnet.networks.cifar10 import LocallyConnected2d
 from alexnet.networks.initialization import start_of
 from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.networks.layers_2012 import GroupedLinear, PaperDropout, SpatialResponseNorm
 from alexnet.networks.registry import create_model
+from alexnet.notebook import facts, table
 
 TYPES: dict[type[nn.Module], str] = {
     Input: "Image",
@@ -34,6 +36,8 @@ TYPES: dict[type[nn.Module], str] = {
     SpatialResponseNorm: "Spatial Response Normalization",
     nn.BatchNorm2d: "Batch Normalization",
     PaperDropout: "Dropout",
+    Concatenation: "Concatenation",
+    Sum: "Sum",
 }
 ACTIVATIONS = ("ReLU", "Tanh", "Sigmoid", "Dropout")  # rows listed with the row before them
 
@@ -78,11 +82,19 @@ class Row:
 
     @property
     def neurons(self) -> int:
-        """Count the outputs of a layer that learns; 0 for other rows."""
-        return torch.Size(self.output).numel() if self.parameters else 0
+        """Count the outputs of a layer of kernels or units; 0 for other rows."""
+        return torch.Size(self.output).numel() if self.macs else 0
 
 
-@dataclass(frozen=True)
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+@dataclass(frozen=True, repr=False)
 class Summary:
     """A network's rows in the order of the forward pass, and their totals."""
 
@@ -102,7 +114,7 @@ class Summary:
 
     @property
     def neurons(self) -> int:
-        """Count the outputs of the layers that learn, with the last layer's (P 3.5)."""
+        """Count the outputs of the layers of kernels or units, with the last layer's (P 3.5)."""
         return sum(row.neurons for row in self.layers)
 
     def as_json(self) -> dict[str, Any]:
@@ -115,6 +127,19 @@ class Summary:
             "input": self.input,
             "layers": [asdict(row) for row in self.layers],
         }
+
+    def __repr__(self) -> str:
+        counts = f"{self.parameters:,} parameters, {self.macs:,} multiply-adds"
+        return f"Summary({self.model!r}: {len(self.layers)} rows, {counts})"
+
+    def _repr_html_(self) -> str:
+        head = ("layer", "type", "output", "parameters", "multiply-adds")
+        rows = [
+            (row.name, row.type, _sides(row.output), _count(row.parameters), _count(row.macs))
+            for row in self.layers
+        ]
+        total = ("", "", "", f"{self.parameters:,}", f"{self.macs:,}")
+        return facts(self.model, {}) + table(head, [*rows, total], right=(2, 3, 4))
 
 
 def summarize(
@@ -159,7 +184,8 @@ def forward_shapes(
 ) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
     """Run `network` on an empty batch; list each layer's name, module and output shape in order.
 
-    An empty batch costs nothing and uses no random numbers.
+    A row with branches comes after the layers in them. An empty batch costs nothing and uses no
+    random numbers.
     """
     measured: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
@@ -172,7 +198,7 @@ def forward_shapes(
     weight = next(network.parameters())  # the images must be on the same device
     with torch.no_grad(), evaluating(network), ExitStack() as hooks:
         for name, layer in network.named_modules():
-            if not list(layer.children()):
+            if isinstance(layer, Branches) or not list(layer.children()):
                 hooks.enter_context(add_hook(name, layer))
         network(weight.new_empty((0, *shape)))
     return measured
@@ -197,7 +223,7 @@ def describe_row(name: str, layer: nn.Module, output: tuple[int, ...]) -> Row:
         name=name,
         type=TYPES.get(type(layer), type(layer).__name__),
         output=output,
-        parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        parameters=sum(parameter.numel() for parameter in layer.parameters(recurse=False)),
         macs=multiply_adds(layer, output),
         kernel=pair(getattr(layer, "kernel_size", None)),
         stride=pair(getattr(layer, "stride", None)),
@@ -225,7 +251,7 @@ def options(layer: nn.Module) -> dict[str, Option]:
 def multiply_adds(layer: nn.Module, output: tuple[int, ...]) -> int:
     """Count one image's multiply-adds: weights x the positions at which each one is used."""
     weight = getattr(layer, "weight", None)
-    if weight is None:
+    if weight is None or weight.ndim == 1:  # batch normalisation
         return 0
     # A convolution's weights are used at each position of the map; all others are used once.
     positions = torch.Size(output[1:]).numel() if isinstance(layer, nn.Conv2d) else 1

@@ -1,10 +1,8 @@
 """Results: rates by round, their medians, ratios within rounds, and the conditions."""
 
-import importlib
 import json
 import os
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +12,7 @@ from typing import Any
 import torch
 
 from alexnet.storage.atomic import atomic_write
-from alexnet.storage.environment import describe_device, versions
+from alexnet.storage.environment import commit, describe_device, versions
 
 PEERS = ("numba", "triton", "onnxruntime", "pillow", "simplejpeg", "torchvision")
 """Packages whose versions are recorded."""
@@ -168,27 +166,6 @@ def conditions(device: torch.device) -> dict[str, Any]:
         "load": load_average(),
         "versions": {**versions(), **{name: _version(name) for name in PEERS}},
     }
-
-
-def commit() -> str:
-    """Return the commit of the checkout that this code is in, "-dirty" where the code has changes.
-
-    New results do not count as changes.
-    """
-    package = importlib.import_module("alexnet")
-    folder = Path(str(package.__file__)).parents[1]
-    try:
-        name = _git(folder, "rev-parse", "--short", "HEAD")
-        changes = _git(folder, "status", "--porcelain", "--", ":!results")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{name}-dirty" if changes else name
-
-
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return done.stdout.strip()
 
 
 def load_average() -> float | None:

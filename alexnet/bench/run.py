@@ -19,6 +19,7 @@ Benchmark = Literal["train", "infer", "data", "prepare", "predict"]
 ALL: tuple[Benchmark, ...] = get_args(Benchmark)
 BATCHES = {"train": (32, 64, 128), "infer": (1, 32, 128)}
 QUICK = "quick: each was run once, so nothing is compared; for that leave out --quick"
+NOT_COMPILED = "the networks under torch.compile are left out, a minute each; --compiled has them"
 GPU_BATCHES = {"train": (128, 512, 1024), "infer": (1, 32, 128, 1024)}
 
 
@@ -35,8 +36,9 @@ class BenchOptions:
     """Where photographs come from, of any kind that `prepare` reads; None: they are made up."""
     augment: bool = True
     """Whether a training step's crop, mirroring and colours are inside the timing."""
-    compiled: bool = True
-    """Whether the peers are also measured under torch.compile, which takes minutes."""
+    compiled: bool | None = None
+    """Whether the peers are also measured under torch.compile, which takes a minute for each row;
+    None: unless `quick`."""
     rounds: int = 5
     quick: bool = False
     """Seconds instead of minutes, to see that it works: no figure is compared with another."""
@@ -69,9 +71,8 @@ def run_bench(
     precision = options.precision
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
-    setup = Setup(
-        str(device), precision, torch.get_num_threads(), options.augment, options.compiled
-    )
+    compiled = not options.quick if options.compiled is None else options.compiled
+    setup = Setup(str(device), precision, torch.get_num_threads(), options.augment, compiled)
     tables = [
         table
         for what in ALL
@@ -79,14 +80,15 @@ def run_bench(
         for table in _measure(what, options, setup, rounds, progress)
     ]
     if options.quick:
-        tables = [_rough(table) for table in tables]
+        left_out = options.compiled is None
+        tables = [_rough(table, left_out=left_out and bool(table.limits)) for table in tables]
     return BenchReport(command, {**facts, "precision": precision, "rounds": rounds.count}, tables)
 
 
-def _rough(table: Table) -> Table:
-    """Return the table without all that follows from its rates."""
+def _rough(table: Table, *, left_out: bool) -> Table:
+    """Return the table without all that follows from its rates, and whether rows are left out."""
     rows = [replace(row, is_rough=True) for row in table.rows]
-    return replace(table, rows=rows, facts={}, notes=[QUICK])
+    return replace(table, rows=rows, facts={}, notes=[QUICK, *[NOT_COMPILED] * left_out])
 
 
 def _measure(

@@ -26,6 +26,7 @@ from alexnet.cli import (
     plan,
     predict,
     prepare,
+    recipes,
     report,
     reproduce,
     serve,
@@ -61,6 +62,7 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 for command in (
     summary.summary,
     prepare.prepare,
+    recipes.recipes,
     train.train,
     evaluate.evaluate,
     predict.predict,

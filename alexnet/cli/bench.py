@@ -54,10 +54,10 @@ Augment = Annotated[
     ),
 ]
 Compiled = Annotated[
-    bool,
+    bool | None,
     option(
         "--compiled/--no-compiled",
-        "Measure the peers under torch.compile too, which takes minutes.",
+        "Measure the peers under torch.compile too, which takes minutes. Default: unless --quick.",
         MEASURE,
     ),
 ]
@@ -83,7 +83,7 @@ def bench(  # noqa: PLR0913 - typer makes an option of each parameter
     batch_sizes: BatchSizes = "",
     photos: Photos = None,
     augment: Augment = True,
-    compiled: Compiled = True,
+    compiled: Compiled = None,
     rounds: RoundCount = 5,
     quick: Quick = False,
     precision: Precision = "auto",

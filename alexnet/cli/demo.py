@@ -85,7 +85,9 @@ def show(report: "DemoReport", console: Console) -> None:
     run, pictures = shlex.quote(report.run), shlex.quote(f"{report.out}/pictures")
     console.print(
         f"\nreport: {report.report}  (a page for the browser)\n"
-        f"next:   alexnet predict {pictures} --run {run}",
+        f"next:   alexnet predict {pictures} --run {run}\n"
+        f"        alexnet predict PHOTO  (a net that comes with the package, for ten classes of "
+        f"photographs)",
         soft_wrap=True,
     )
 

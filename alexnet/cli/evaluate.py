@@ -19,7 +19,7 @@ from alexnet.cli.console import (
 )
 from alexnet.cli.options import Device, Json, Plain, Views, Weights, accelerator, option
 from alexnet.errors import UsageError
-from alexnet.storage.folders import check_evaluation
+from alexnet.storage.folders import check_evaluation, named_run
 
 if TYPE_CHECKING:
     from alexnet.evaluate import Evaluation
@@ -64,6 +64,7 @@ def evaluate(
     *runs, data = paths
     if not runs:
         raise UsageError("evaluate needs a run directory and a data set: alexnet evaluate RUN DATA")
+    runs = list(map(named_run, runs))
     check_evaluation(runs, data)
     from alexnet.evaluate import evaluate_run
     from alexnet.storage.run import Run

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from alexnet.cli.console import counted, percent, plain_table, print_json, progress, stdout
 from alexnet.cli.options import Json, Weights, flag, option
-from alexnet.storage.folders import check_run
+from alexnet.storage.folders import check_run, named_run
 
 if TYPE_CHECKING:
     from alexnet.convert import ExportReport
@@ -89,6 +89,7 @@ def export(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet export runs/photos net.pt2
       alexnet export runs/caffe caffe/ --format caffe
     """
+    run = named_run(run)
     check_run(run)
     from alexnet.convert import export_run
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from alexnet.cli.console import counted, plain_table, print_error, print_json, progress, stdout
 from alexnet.cli.options import Device, Json, Weights, flag, option
 from alexnet.errors import DataError, UsageError
-from alexnet.storage.folders import check_run
+from alexnet.storage.folders import check_run, named_run
 
 if TYPE_CHECKING:
     from alexnet.analysis.dissimilarity import DissimilarityReport
@@ -79,6 +79,7 @@ def features(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet features photos/ x.npy --run runs/photos --layer conv5 --layer fc6
       alexnet features photos/ rdm.npz --run runs/a --layer fc7 --rdm --other runs/b
     """
+    run = named_run(run)
     check_run(run)
     if other is not None:
         if not rdm:

@@ -5,11 +5,15 @@ from typing import Annotated
 
 from alexnet.cli.console import print_json, print_note, progress
 from alexnet.cli.options import Device, Json, Plain, Weights, accelerator, flag, option
-from alexnet.storage.folders import check_run
+from alexnet.storage.folders import check_run, named_run
 
 Runs = Annotated[
     list[Path] | None,
-    option("--run RUN", "Run directory; give it twice to compare two runs on the page."),
+    option(
+        "--run RUN",
+        "Run directory; give it twice to compare two runs on the page. Default: shipped, the net "
+        "that comes with alexnet, for the ten classes of CIFAR-10.",
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -43,12 +47,13 @@ def serve(  # noqa: PLR0913 - typer makes an option of each parameter
 
     Examples:
 
-      alexnet serve --run runs/photos
+      alexnet serve
       alexnet serve --run runs/photos --data data/photos
       alexnet serve --run runs/a --run runs/b --port 8080
       curl --data-binary @cat.jpg http://127.0.0.1:8000/predict
     """
-    for each in run or ():
+    runs = [named_run(each) for each in run or ()]
+    for each in runs:
         check_run(each)
     from alexnet.serve import serve_runs
 
@@ -59,7 +64,7 @@ def serve(  # noqa: PLR0913 - typer makes an option of each parameter
 
     shown = progress()
     serve_runs(
-        run or (),
+        runs,
         data,
         host=host,
         port=port,

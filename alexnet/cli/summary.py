@@ -155,7 +155,8 @@ def show(summary: "Summary", console: Console) -> None:
     if fits(table, console):
         console.print(table)
     else:
-        kinds = {row.name.rstrip("0123456789"): row.type for row in rows_to_show(summary)}
+        names = ((row.name.rpartition(".")[2], row.type) for row in rows_to_show(summary))
+        kinds = {name.rstrip("0123456789"): kind for name, kind in names}
         legend = [f"{name}: {kind}" for name, kind in kinds.items() if name != kind.lower()]
         console.print(layer_table(summary, types=False))
         console.print("\n" + ", ".join(legend))

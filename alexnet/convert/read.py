@@ -15,6 +15,7 @@ from alexnet.convert.state_dict import clean_names
 from alexnet.convert.weights_file import WeightsFile
 from alexnet.convert.wire import Message, WireError
 from alexnet.errors import CheckpointError
+from alexnet.images.foreign import name_placeholder
 
 MAX_HEADER = 64 << 20
 """Bytes of JSON at the start of a safetensors file. Ours have 1 MB, most of it the mean image."""
@@ -25,9 +26,11 @@ def read_weights(path: Path) -> WeightsFile:
     """Read a file in any of the formats. Raises `CheckpointError` for one that cannot be read."""
     try:
         with path.open("rb") as file:
-            start = file.read(16)
+            start = file.read(256)
         if not start:
             raise CheckpointError("is empty")
+        if placeholder := name_placeholder(start):
+            raise CheckpointError(f"is {placeholder}")
         if start[6:9] == b"\0\0{":  # the length of the JSON, and the JSON
             return _read_safetensors(path, int.from_bytes(start[:8], "little"))
         if start.startswith(b"PK\x03\x04"):

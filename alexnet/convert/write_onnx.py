@@ -18,6 +18,7 @@ from torch import nn
 from alexnet.analysis.summary import image_shape
 from alexnet.convert.card import Card
 from alexnet.errors import UsageError
+from alexnet.networks.branches import Branches, Concatenation, Sum
 from alexnet.networks.cifar10 import LocallyConnected2d
 from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.networks.layers_2012 import GroupedLinear, PaperDropout, SpatialResponseNorm
@@ -41,10 +42,7 @@ def write_onnx(model: nn.Sequential, card: Card, path: Path, *, with_preprocessi
         x = _preprocess(graph, card.preprocessing)
     else:
         given, x = _value("input", TensorProto.FLOAT, *image_shape(model)), "input"
-    for name, row in model.named_children():
-        if type(row) not in _ROWS:
-            raise UsageError(f"{name} ({type(row).__name__}) cannot be exported to ONNX")
-        x = _ROWS[type(row)](graph, name, row, x)
+    x = _add_rows(graph, "", model, x)
     if with_preprocessing:
         x = graph.node("Softmax", "probabilities", x, axis=1)
     answer = _value(x, TensorProto.FLOAT, len(card.classes))
@@ -57,6 +55,15 @@ def write_onnx(model: nn.Sequential, card: Card, path: Path, *, with_preprocessi
     helper.set_model_props(proto, card.as_texts())
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
+
+
+def _add_rows(graph: "_Graph", prefix: str, model: nn.Module, x: str) -> str:
+    """Add the rows of a network, or of a branch; return the name of the last one's output."""
+    for name, row in model.named_children():
+        if type(row) not in _ROWS:
+            raise UsageError(f"{prefix}{name} ({type(row).__name__}) cannot be exported to ONNX")
+        x = _ROWS[type(row)](graph, prefix + name, row, x)
+    return x
 
 
 class _Graph:
@@ -81,13 +88,10 @@ class _Graph:
         """Add a constant that is a single number."""
         return self.constant(name, np.array(value, np.float32))
 
-    def weights(self, name: str, row: nn.Module) -> tuple[str, str]:
-        """Add a row's weight and bias with their names in the state dict."""
-        parts = ("weight", "bias")
-        first, second = (
-            self.constant(f"{name}.{part}", row.get_parameter(part).float()) for part in parts
-        )
-        return first, second
+    def weights(self, name: str, row: nn.Module) -> list[str]:
+        """Add a row's weight and, if it has one, its bias with their names in the state dict."""
+        parts = row.named_parameters(recurse=False)
+        return [self.constant(f"{name}.{part}", values.float()) for part, values in parts]
 
 
 def _value(name: str, kind: int, *shape: int) -> ValueInfoProto:
@@ -176,7 +180,11 @@ def _batch_norm(graph: _Graph, name: str, row: nn.BatchNorm2d, x: str) -> str:
 
 def _pool(graph: _Graph, name: str, row: nn.MaxPool2d | nn.AvgPool2d, x: str) -> str:
     operator = "MaxPool" if isinstance(row, nn.MaxPool2d) else "AveragePool"
-    sizes = {"kernel_shape": [row.kernel_size] * 2, "strides": [row.stride] * 2}
+    sizes = {
+        "kernel_shape": [row.kernel_size] * 2,
+        "strides": [row.stride] * 2,
+        "pads": [row.padding] * 4,
+    }
     return graph.node(operator, name, x, **sizes, ceil_mode=int(row.ceil_mode))
 
 
@@ -213,6 +221,14 @@ def _local(graph: _Graph, name: str, row: LocallyConnected2d, x: str) -> str:
     return graph.node("Add", name, maps, bias)
 
 
+def _branches(graph: _Graph, name: str, row: Branches, x: str) -> str:
+    """Add each branch, then what joins them."""
+    ends = [_add_rows(graph, f"{name}.{branch}.", rows, x) for branch, rows in row.named_children()]
+    if isinstance(row, Sum):
+        return graph.node("Sum", name, *ends)
+    return graph.node("Concat", name, *ends, axis=1)
+
+
 def _operator(operator: str, **attributes: Any) -> "_Writer":
     """Make the function for rows without weights or constants."""
 
@@ -245,6 +261,8 @@ _ROWS: dict[type[nn.Module], _Writer] = {
     GroupedLinear: _grouped,
     nn.Dropout: _operator("Dropout"),  # does nothing at inference
     PaperDropout: _paper_dropout,
+    Sum: _branches,
+    Concatenation: _branches,
 }
 
 

@@ -15,6 +15,7 @@ from alexnet.errors import AlexnetError
 from alexnet.progress import Progress
 from alexnet.storage.checkpoint_store import read_manifest
 from alexnet.storage.locks import is_locked
+from alexnet.storage.quantized import FORM, INTEGERS, STEP
 from alexnet.storage.run import Run
 from alexnet.storage.untrusted import parse_json
 
@@ -142,14 +143,23 @@ def _wrong_weights(file: Path, run: Run | None) -> str:
     try:
         with safe_open(file, framework="pt") as stored:
             names = list(stored.keys())
-            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in names}
-            problem = _wrong_shapes(shapes, run) if run else ""
+            problem = _wrong_shapes(_shapes_in(stored), run) if run else ""
             for name in names:  # one tensor at a time: a checkpoint can be larger than memory
                 if not problem and not torch.isfinite(stored.get_tensor(name)).all():
                     problem = f"{name} holds numbers that are not finite"
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
         return f"cannot be read ({error})"
     return problem
+
+
+def _shapes_in(stored: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in an open checkpoint file, of weights as they are used."""
+    shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    for name in [name.removesuffix(FORM) for name in shapes if name.endswith(FORM)]:
+        shapes[name] = tuple(stored.get_tensor(name + FORM).tolist()[1:])
+        for part in (INTEGERS, STEP, FORM):
+            shapes.pop(name + part, None)
+    return shapes
 
 
 def _wrong_shapes(shapes: dict[str, tuple[int, ...]], run: Run) -> str:

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from alexnet.errors import DataError, can_allocate
 from alexnet.images import ORIENTATIONS, Box, Orientation, Pixels, Window, png
+from alexnet.images.foreign import name_foreign
 from alexnet.images.jpeg_header import size_from_header
 from alexnet.images.jpeg_scans import find_damage, has_all_scans
 
@@ -57,9 +58,10 @@ def load_square(
 
     `resize="short"` scales the shorter side to `size` (bicubic, antialiased) and crops the longer
     side evenly. "warp" scales both sides to `size` and changes the proportions (Caffe's networks).
-    Transparency is dropped; of several frames the first is used. `many=True` scales photographs in
-    about a third of the time, to the same pixels, if simplejpeg is installed; loading the compiled
-    code takes half a second (four seconds the first time on a machine). Raises ImageError.
+    Transparency is dropped (see `to_rgb`); of several frames the first is used. `many=True` scales
+    photographs in about a third of the time, to the same pixels, if simplejpeg is installed;
+    loading the compiled code takes half a second (four seconds the first time on a machine).
+    Raises ImageError.
     """
     # Pillow warns of corrupt EXIF data and the like; the user cannot act on that.
     with warnings.catch_warnings():
@@ -74,7 +76,7 @@ def load_square(
         except ImageError:
             raise
         except Exception as error:  # noqa: BLE001 - a broken file can fail anywhere in a decoder
-            reason = _reason(error)
+            reason = _reason(error, data)
     # What the decoder held is free again. Decoders hide that memory was short, and it is not the
     # file's fault: there must be enough for the largest image that is accepted.
     if not can_allocate(4 * MAX_PIXELS):
@@ -134,7 +136,7 @@ def decode_jpeg(data: bytes) -> Pixels:
     try:
         return _jpeg_decoder()(data)
     except (ValueError, OSError, SyntaxError) as error:
-        raise ImageError(_reason(error)) from error
+        raise ImageError(_reason(error, data)) from error
 
 
 @cache
@@ -287,17 +289,38 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(_TURNS[orientation](np.asarray(image))))
 
 
+def upright(image: Image.Image, orientation: Orientation) -> Image.Image:
+    """Convert an image of Pillow to RGB and turn it, unless told not to, as its EXIF tag says.
+
+    Raises ImageError.
+    """
+    try:
+        pixels = to_rgb(image)
+    except (OSError, SyntaxError, ValueError) as error:  # a file that is read only now
+        raise ImageError(_reason(error)) from error
+    return _turned(pixels, _orientation(image)) if orientation == "turn" else pixels
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a mode of Pillow with 8 bits or less to RGB; drop alpha."""
+    """Convert a mode of Pillow with 8 bits or less to RGB; drop alpha.
+
+    Where the alpha alone holds the drawing, such as black ink on nothing, it is laid on white.
+    """
     if image.mode.startswith(("I", "F")):  # Pillow would clip instead of scaling
         raise ImageError(f"pixels of mode {image.mode}, which have more than 8 bits")
-    return image.convert("RGB")
+    pixels = image.convert("RGB")
+    if image.has_transparency_data and np.ptp(pixels.getextrema(), axis=1).max() == 0:
+        opacity = image.convert("RGBA").getchannel("A")
+        if len(set(opacity.getextrema())) > 1:
+            pixels = Image.composite(pixels, Image.new("RGB", pixels.size, "white"), opacity)
+    return pixels
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     """Return why an image failed, in words that are the same in every run."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a JPEG, PNG, WEBP, GIF or BMP image"
+        foreign = name_foreign(data)
+        return "not a JPEG, PNG, WEBP, GIF or BMP image" + (f" but {foreign}" if foreign else "")
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS:,} pixels"
     text = re.sub(r"<[^>]* at 0x[0-9a-f]+>", "the file", " ".join(str(error).split()))

@@ -25,7 +25,7 @@ from alexnet.networks.layers import Input
 from alexnet.train.state import Step, TrainState
 
 if TYPE_CHECKING:
-    from alexnet.kernels.cuda.recorded import RecordedAnswers
+    from alexnet.kernels.cuda.captured import CapturedAnswers
 
 Stage = Callable[[Tensor], Tensor]
 """One or several rows that run as one."""
@@ -75,8 +75,8 @@ class AcceleratedNetwork(nn.Sequential):
             (row.shape for row in rows.values() if isinstance(row, Input)), None
         )
         """Channels, rows and columns of an image, where the rows say so."""
-        self.recorded: RecordedAnswers | None = None
-        """What `record` returned last."""
+        self.captured: CapturedAnswers | None = None
+        """What `capture_answers` returned last."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W), or images in `input_layout`, to logits (N, classes)."""
@@ -107,18 +107,18 @@ class AcceleratedNetwork(nn.Sequential):
         check_training(self, state)
         return capture(state, lambda copy: self.same_kind(OrderedDict(copy.named_children())))
 
-    def record(
+    def capture_answers(
         self, compute: Callable[..., Tensor], note: Callable[[str], None], **options: Any
     ) -> Callable[[Batches], Iterator[Tensor]] | None:
-        """Return answers that are recorded as CUDA graphs; None on other devices."""
+        """Return answers that are captured as CUDA graphs; None on other devices."""
         if next(self.parameters()).device.type != "cuda":
             return None
-        from alexnet.kernels.cuda.recorded import RecordedAnswers
+        from alexnet.kernels.cuda.captured import CapturedAnswers
 
-        if self.recorded is None or not self.recorded.is_of(compute, options):
-            self.recorded = RecordedAnswers(self, compute, options, note)
-        self.recorded.copy_weights()
-        return self.recorded
+        if self.captured is None or not self.captured.is_of(compute, options):
+            self.captured = CapturedAnswers(self, compute, options, note)
+        self.captured.copy_weights()
+        return self.captured
 
 
 @dataclass

@@ -7,7 +7,8 @@ the same names in all networks and in their state dicts.
 
 Sources: "P" is the paper (Krizhevsky, Sutskever, Hinton 2012), with its section; "AN" the source
 code of 2012 (computerhistory/AlexNet-Source-Code at 2f8b81f); "CC2" cuda-convnet2 (at 3238bf0);
-"CC1" cuda-convnet with its 2011-12 history; "CF" Caffe (BVLC/caffe at 9b89154).
+"CC1" cuda-convnet with its 2011-12 history; "CF" Caffe (BVLC/caffe at 9b89154). The three
+networks after AlexNet, which serve to compare, name their own.
 """
 
 NAMES = (
@@ -19,7 +20,13 @@ NAMES = (
     "caffe_alexnet",
     "caffenet",
     "one_weird_trick",
+    "vgg11",
+    "googlenet",
+    "resnet18",
     "alexnet_small",
+    "vgg11_small",
+    "googlenet_small",
+    "resnet18_small",
     "cifar10_18",
     "cifar10_13",
     "cifar10_11",

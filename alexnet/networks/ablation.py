@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from alexnet.errors import UsageError
+from alexnet.networks.branches import Branches
 from alexnet.networks.initialization import draw_weights, start_of
 from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.networks.layers_2012 import GroupedLinear, SpatialResponseNorm
@@ -72,6 +73,9 @@ def without_overlap(rows: Rows) -> Rows:
     conv2 and conv5 get padding 1 and 0, and pools round up: the maps' sides are 55, 28, 26, 13, 11
     and 6 instead of 55, 27, 27, 13, 13 and 6. The CIFAR-10 nets keep theirs.
     """
+    pools = [layer for _, layer in rows if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d)]
+    if all(pool.kernel_size == pool.stride for pool in pools):
+        return rows
     padding = {"conv2": (1, 1), "conv5": (0, 0)} if "conv5" in dict(rows) else {}
     changed: Rows = []
     for name, layer in rows:
@@ -177,9 +181,12 @@ ABLATIONS: dict[str, dict[str, Callable[[Rows], Rows]]] = {
 def ablate(model: nn.Sequential, changes: Mapping[str, str]) -> nn.Sequential:
     """Apply changes to a newly built network; layers of other input sizes get new weights.
 
-    Raises `UsageError` for an unknown change, and for one that has no row to change.
+    Raises `UsageError` for an unknown change, for one that has no row to change, and for a network
+    with branches.
     """
     _refuse_unknown(changes)
+    if changes and any(isinstance(layer, Branches) for layer in model):
+        raise UsageError("ablate: a network with branches is not changed")
     rows = before = list(model.named_children())
     for name in (name for name in ABLATIONS if name in changes):
         change = ABLATIONS[name][changes[name]]

@@ -19,11 +19,11 @@ class Start(NamedTuple):
 
 
 def weight_layers(model: nn.Sequential) -> list[tuple[str, nn.Module]]:
-    """List the rows that learn, in order, with their names."""
+    """List the layers that learn, in order, with their names: rows, or parts of their branches."""
     return [
         (name, layer)
-        for name, layer in model.named_children()
-        if any(True for _ in layer.parameters())
+        for name, layer in model.named_modules()
+        if any(True for _ in layer.parameters(recurse=False))
     ]
 
 
@@ -68,7 +68,8 @@ def he_initialize(model: nn.Sequential, pixel_std: float) -> None:
     divided. Biases start at 0. The last layer starts small, so that the first loss is near
     ln(classes).
     """
-    layers = weight_layers(model)
+    # All but batch normalisation, which starts at 1 and 0.
+    layers = [each for each in weight_layers(model) if each[1].get_parameter("weight").ndim > 1]
     for name, layer in layers:
         weight = layer.get_parameter("weight")
         fan_in = weight[0].numel() if weight.ndim != 3 else weight.shape[-1]
@@ -78,4 +79,5 @@ def he_initialize(model: nn.Sequential, pixel_std: float) -> None:
         if name == layers[-1][0]:
             std = 0.01
         nn.init.normal_(weight, std=std)
-        nn.init.zeros_(layer.get_parameter("bias"))
+        for bias in list(layer.parameters())[1:]:
+            nn.init.zeros_(bias)

@@ -10,12 +10,15 @@ from alexnet.networks.ablation import ablate as ablate_table
 from alexnet.networks.caffe import caffe_alexnet, caffenet
 from alexnet.networks.cifar10 import cifar10_11, cifar10_13, cifar10_18
 from alexnet.networks.code_2012 import alexnet_2012, alexnet_half, alexnet_nocomm
+from alexnet.networks.googlenet import googlenet, googlenet_small
 from alexnet.networks.layers import Input
 from alexnet.networks.layers_2012 import PaperDropout
 from alexnet.networks.one_tower import alexnet_one_tower
 from alexnet.networks.one_weird_trick import one_weird_trick
 from alexnet.networks.paper import alexnet
+from alexnet.networks.resnet import resnet18, resnet18_small
 from alexnet.networks.small import alexnet_small
+from alexnet.networks.vgg import vgg11, vgg11_small
 
 MODELS: dict[str, Callable[[int], nn.Sequential]] = {
     build.__name__: build
@@ -28,7 +31,13 @@ MODELS: dict[str, Callable[[int], nn.Sequential]] = {
         caffe_alexnet,
         caffenet,
         one_weird_trick,
+        vgg11,
+        googlenet,
+        resnet18,
         alexnet_small,
+        vgg11_small,
+        googlenet_small,
+        resnet18_small,
         cifar10_18,
         cifar10_13,
         cifar10_11,

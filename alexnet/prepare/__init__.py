@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,11 @@ class PrepareReport:
     out: str
     size: int
     store: str
-    classes: list[str]
-    class_images: dict[str, int]  # the images of each class, in all splits
-    splits: dict[str, dict[str, Any]]
+    classes: list[str] = field(repr=False)
+    class_images: dict[str, int] = field(repr=False)  # the images of each class, in all splits
+    splits: dict[str, dict[str, Any]] = field(repr=False)
     rejects: int
-    rejected: list[dict[str, str]]  # the first ten
+    rejected: list[dict[str, str]] = field(repr=False)  # the first ten
     ignored: int  # skipped files: hidden files, texts, files outside the class folders
     seconds: float
     images_per_second: float  # of the images that this call processed

@@ -1,7 +1,7 @@
 """One training of an experiment, in a process of its own, and what it is judged by."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,14 @@ from torch.nn import functional as F
 from alexnet.config import Settings
 from alexnet.device import autocast
 from alexnet.errors import DivergedError
-from alexnet.evaluate import EVALUATION_BATCH, answer_batches, evaluate_run, ranks
+from alexnet.evaluate import EVALUATION_BATCH, Evaluation, answer_batches, evaluate_run, ranks
 from alexnet.kernels import accelerate
 from alexnet.loader import read_ahead
 from alexnet.networks.initialization import weight_layers
+from alexnet.progress import Progress
 from alexnet.reproduce.classical import measure_classifier
+from alexnet.reproduce.filters import measure_filters
+from alexnet.reproduce.transfer import measure_tap
 from alexnet.storage.atomic import write_text
 from alexnet.storage.run import Run
 from alexnet.storage.untrusted import parse_json
@@ -48,7 +51,9 @@ class Training:
     threads: int
     plain: bool
     classifier: str = ""
-    """What learns instead of a network, see `classical`; "" for a network."""
+    """What learns instead of a network, see `Arm`; "" for a network."""
+    features: Path | None = None
+    """The folder of features for a classifier on a tap."""
 
 
 def train_and_measure(training: Training) -> Figures:
@@ -58,7 +63,9 @@ def train_and_measure(training: Training) -> Figures:
         found: Figures = parse_json(file.read_text(encoding="utf-8"))
         return found
     torch.set_num_threads(training.threads)
-    if training.classifier:
+    if training.features:
+        figures = measure_tap(training.data, training.features, training.classifier)
+    elif training.classifier:
         figures = measure_classifier(training.data, training.classifier, training.settings.seed)
     else:
         figures = train_network(training)
@@ -99,14 +106,44 @@ def measure_run(training: Training, fast: Callable[..., Any] | None) -> Figures:
     return {
         "val_error": rows[-1]["top1_error"],
         "test_error": test[1].top1_error,
+        "class_error": class_error(test[1]),
         "test_error_10_views": test[10].top1_error,
         "test_loss": test[1].loss,
         "train_error": train.top1_error,
         "overfitting": test[1].top1_error - train.top1_error,
         "epochs_to_25": epochs_until([row.get("train_error") for row in rows]),
+        **measure_filters(training.run),
         "seconds": rows[-1]["seconds"],
         "epochs": [{name: row.get(name) for name in EPOCH} for row in rows],
     }
+
+
+def measure_together(trainings: Sequence[Training], progress: Progress) -> float:
+    """Measure the error of several networks, whose probabilities are averaged, with ten views.
+
+    What has been measured is only read.
+    """
+    first = trainings[0]
+    file = first.run / f"together_{len(trainings)}.json"
+    if not file.is_file():
+        found = evaluate_run(
+            [each.run for each in trainings],
+            first.data,
+            split="test",
+            views=10,
+            checkpoint="last",
+            device=first.device,
+            accelerate=None if first.plain else accelerate,
+            progress=progress,
+        )
+        write_text(file, json.dumps(found.top1_error) + "\n")
+    return float(parse_json(file.read_text(encoding="utf-8")))
+
+
+def class_error(found: Evaluation) -> float:
+    """Return the mean of the errors of the classes that have images."""
+    errors = [each["top1_error"] for each in found.per_class if each["images"]]
+    return float(np.mean(errors))
 
 
 EPOCH = ("epoch", "train_loss", "top1_error", "train_error", "gradient_norms")
@@ -115,8 +152,9 @@ EPOCH = ("epoch", "train_loss", "top1_error", "train_error", "gradient_norms")
 
 def diverged(reason: str) -> Figures:
     """Return the figures of a training whose loss became infinite."""
-    errors = dict.fromkeys(("val_error", "test_error", "test_error_10_views", "train_error"), 1.0)
-    return {**errors, "overfitting": 0.0, "epochs_to_25": None, "epochs": [], "diverged": reason}
+    names = ("val_error", "test_error", "test_error_10_views", "class_error", "train_error")
+    none: Figures = {"overfitting": 0.0, "epochs_to_25": None, "likeness": 1.0, "epochs": []}
+    return {**dict.fromkeys(names, 1.0), **none, "diverged": reason}
 
 
 def epochs_until(errors: list[float | None], target: float = TARGET) -> float | None:

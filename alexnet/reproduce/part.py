@@ -30,7 +30,7 @@ class Take(NamedTuple):
     origin: str
     start: int
     stop: int
-    """Places in `evenly`."""
+    """Positions in `evenly`."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,22 @@ class Part:
 def evenly(labels: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:
     """Return a random order in which any first n images have as many of each class as possible."""
     order = randomness.order(seed, 0, len(labels))
-    place = np.empty(len(labels), np.int64)  # of each image among those of its class
+    rank = np.empty(len(labels), np.int64)  # of each image among those of its class
     for label in np.unique(labels):
         mine = order[labels[order] == label]
-        place[mine] = np.arange(len(mine))
-    return order[np.argsort(place[order], kind="stable")]
+        rank[mine] = np.arange(len(mine))
+    return order[np.argsort(rank[order], kind="stable")]
 
 
-def choose(dataset: Dataset, images: int, test_images: int) -> tuple[Take, ...]:
+def choose(
+    dataset: Dataset, images: int, test_images: int, *, holds_out: bool = True
+) -> tuple[Take, ...]:
     """Choose `images` training and `test_images` test images, 0: all, and validation images.
 
     A data set without test split is tested on its validation split, as ImageNet is; a tenth of its
     training images is held out for tuning instead. The validation images shrink as the training
-    images do. Raises `UsageError` for a data set with less than two splits.
+    images do. Without `holds_out` all of both are training images. Raises `UsageError` for a data
+    set with less than two splits.
     """
     sizes = {split: len(dataset.split(split)) for split in dataset.split_names}
     if "train" not in sizes or len(sizes) < 2:
@@ -93,6 +96,9 @@ def choose(dataset: Dataset, images: int, test_images: int) -> tuple[Take, ...]:
     test = "test" if "test" in sizes else "val"
     last = sizes[test]
     tests = Take("test", test, 0, min(test_images or last, last))
+    if not holds_out:
+        known_splits = (name for name in ("train", "val") if name in sizes and name != test)
+        return (*(Take("train", name, 0, sizes[name]) for name in known_splits), tests)
     if "val" in sizes and test != "val":
         known, tuned, origin = sizes["train"], sizes["val"], "val"
     else:
@@ -104,12 +110,24 @@ def choose(dataset: Dataset, images: int, test_images: int) -> tuple[Take, ...]:
     return (Take("train", "train", 0, train), Take("val", origin, first, first + val), tests)
 
 
-def pack_part(data: Path, out: Path, images: int, test_images: int, progress: Progress) -> Path:
+def pack_part(
+    data: Path,
+    out: Path,
+    images: int,
+    test_images: int,
+    progress: Progress,
+    *,
+    holds_out: bool = True,
+) -> Path:
     """Pack what `choose` returns into a data set in the folder `out`; return its path."""
     dataset = Dataset(data)
-    takes = choose(dataset, images, test_images)
+    takes = choose(dataset, images, test_images, holds_out=holds_out)
     counts = [take.stop - take.start for take in takes]
-    folder = out / f"{dataset.fingerprint[:8]}-{'-'.join(map(str, counts))}"
+    kind = "" if holds_out else "-all"
+    folder = out / f"{dataset.fingerprint[:8]}-{'-'.join(map(str, counts))}{kind}"
     if not is_dataset(folder):
-        prepare_dataset(Part(data, takes), folder, size=dataset.size, workers=1, progress=progress)
+        prepare_dataset(
+            Part(data, takes), folder, size=dataset.size, workers=1, val_fraction=0,
+            progress=progress,
+        )  # fmt: skip
     return folder

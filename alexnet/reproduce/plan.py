@@ -7,15 +7,24 @@ from typing import Any, Literal
 from alexnet.config import Settings
 
 BudgetName = Literal["quick", "full"]
-Figure = Literal["test_error", "test_error_10_views", "overfitting", "epochs_to_25"]
+Figure = Literal[
+    "test_error", "test_error_10_views", "test_error_averaged", "class_error", "overfitting",
+    "epochs_to_25", "likeness",
+]  # fmt: skip
 """What a finished training is judged by; `FIGURES` describes each. Less is better."""
 
 FIGURES: dict[Figure, str] = {
     "test_error": "top-1 error on test images, one view",
     "test_error_10_views": "top-1 error on test images, ten views",
+    "test_error_averaged": "the same of the seeds' networks together: the mean of probabilities",
+    "class_error": "top-1 error on test images, one view, mean of the classes",
     "overfitting": "top-1 error on test images minus that on training images",
     "epochs_to_25": "epochs until 25 % of the training images are classified wrongly",
+    "likeness": "1 minus the difference of the towers' shares of conv1 filters that see colour",
 }
+
+TapWeights = Literal["imagenet", "random"]
+"""What the convolutions are whose outputs are classified."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,11 @@ class Arm:
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Settings that differ from the experiment's."""
     classifier: str = ""
-    """A classifier without a network instead (`classical`): pixels, hog or words."""
+    """What a linear classifier sees instead: pixels, hog or words (`classical`), or a tap."""
+    images: int = 0
+    """Training images of each class, drawn anew for each seed (`transfer`); 0: the budget's."""
+    weights: TapWeights | None = None
+    """Whose tap `classifier` is."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class Comparison:
     figure: Figure = "test_error"
     of_second: Figure | None = None
     """The second's figure, if it is another one."""
+    effect: float | None = None
+    """The published difference, first minus second, or for a ratio first by second."""
     is_claimed: bool = True
     """Whether somebody claims that the first is lower; otherwise any difference is a finding."""
 
@@ -61,10 +76,15 @@ class Budget:
     rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     """Learning rates tried for each arm with the first seed, as multiples of the settings'."""
     seeds: int = 3
+    holds_out: bool = True
+    """Whether validation images are kept apart. Where one rate is tried, nothing is chosen: they
+    may be trained on."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Settings that this budget replaces, such as a larger network."""
     side: int = 0
     """Of the stored images that these need at least, in pixels; 0: the experiment's."""
+    drawn_side: int = 0
+    """To which images are reduced that are drawn for each seed, in pixels."""
 
 
 Budgets = Mapping[BudgetName, Budget]
@@ -87,6 +107,11 @@ class Experiment:
     budgets: Budgets
     training_error: bool = False
     """Whether the error on training images is measured after each epoch, and gradients."""
+
+    @property
+    def has_draws(self) -> bool:
+        """Whether images are drawn anew for each seed."""
+        return any(arm.images for arm in self.arms)
 
     def side_for(self, budget: BudgetName) -> int:
         """Return the side in pixels that stored images need at least."""

@@ -1,7 +1,7 @@
 """Run an experiment: tune each arm, train it with every seed, compare.
 
 Each training is a run directory of its own, named by a digest of all that it depends on. So
-experiments share equal trainings, and the same command goes on where it was stopped.
+experiments share equal trainings, and the same command continues where it was stopped.
 """
 
 import hashlib
@@ -12,9 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
+from alexnet.analysis.summary import summarize
 from alexnet.config import Settings
 from alexnet.dataset import Dataset
 from alexnet.device import pick_device
@@ -22,12 +25,16 @@ from alexnet.errors import UsageError, WorkerError
 from alexnet.loader import available_cores
 from alexnet.progress import SILENT, Progress
 from alexnet.reproduce.experiments import experiment
-from alexnet.reproduce.measuring import Figures, Training, train_and_measure
+from alexnet.reproduce.measuring import Figures, Training, measure_together, train_and_measure
 from alexnet.reproduce.part import pack_part
-from alexnet.reproduce.plan import Arm, Budget, BudgetName, Comparison, Experiment
+from alexnet.reproduce.plan import Arm, Budget, BudgetName, Comparison, Experiment, Figure
+from alexnet.reproduce.results import origin, write_result
 from alexnet.reproduce.statistics import judge, paired_difference, paired_ratio
-from alexnet.storage.atomic import expanded, write_text
+from alexnet.reproduce.transfer import Material, prepare_material
+from alexnet.storage.atomic import expanded
 from alexnet.storage.environment import describe_device, versions
+
+TOGETHER: Figure = "test_error_averaged"
 
 
 @dataclass(frozen=True)
@@ -55,43 +62,45 @@ def reproduce(
     budget: BudgetName = "quick",
     seeds: int | None = None,
     machine: Machine | None = None,
+    init: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Run the experiment `name` on the packed data set `data`; write and return its result.
 
     OUT/NAME.json receives it; OUT/runs has the trainings, OUT/data the part of the data set that a
     quick budget uses. Learning rates are chosen for each arm on validation images with the first
-    seed; errors are those of test images after the last epoch.
+    seed; errors are those of test images after the last epoch. `init` is the run of ImageNet's
+    convolutions that `transfer` needs, such as `alexnet.imagenet_convolutions()` returns.
     Raises `UsageError` for an unknown name, and for data that do not fit.
     """
     plan, machine, folder = experiment(name), machine or Machine(), expanded(out)
     cost = plan.budgets[budget] if seeds is None else replace(plan.budgets[budget], seeds=seeds)
     _check_side(plan, plan.side_for(budget), expanded(data))
-    part = pack_part(expanded(data), folder / "data", cost.images, cost.test_images, progress)
-    trainer = _Trainer(plan, cost, part, folder / "runs", machine, progress)
+    source, parts = expanded(data), folder / "data"
+    material = None
+    if plan.has_draws:
+        material = prepare_material(plan, cost, source, parts, init, machine.device, progress)
+        part = material.draws[plan.arms[-1].images, 0]
+    else:
+        part = pack_part(
+            source, parts, cost.images, cost.test_images, progress, holds_out=cost.holds_out
+        )
+    trainer = _Trainer(plan, cost, part, folder / "runs", machine, progress, material)
     tried = trainer.try_rates()
     chosen = {arm.name: best_rate(plan, tried[arm.name]) for arm in plan.arms}
     figures = trainer.train_seeds(chosen)
+    trainer.measure_together(chosen, figures)
     trainer.discard_others(chosen)
     result = {
         **describe(plan, budget, cost, part, machine),
+        **origin(name, expanded(data), budget, seeds),
         "arms": {
-            arm.name: {
-                "changes": dict(arm.changes),
-                "rate": chosen[arm.name],
-                "tried": [
-                    {"rate": rate, "val_error": found["val_error"],
-                     "epochs_to_25": found["epochs_to_25"]}
-                    for rate, found in tried[arm.name].items()
-                ],
-                "seeds": figures[arm.name],
-            }
+            arm.name: trainer.describe(arm, chosen[arm.name], tried[arm.name], figures[arm.name])
             for arm in plan.arms
         },
         "comparisons": [compare(each, figures, cost.epochs) for each in plan.comparisons],
     }  # fmt: skip
-    write_text(folder / f"{name}.json", json.dumps(result, indent=1) + "\n")
-    return result
+    return write_result(folder, name, result)
 
 
 def _check_side(plan: Experiment, needed: int, data: Path) -> None:
@@ -142,9 +151,10 @@ class _Trainer:
         runs: Path,
         machine: Machine,
         progress: Progress,
+        material: Material | None = None,
     ) -> None:
         self.plan, self.cost, self.data, self.runs = plan, cost, data, runs
-        self.machine, self.progress = machine, progress
+        self.machine, self.progress, self.material = machine, progress, material
         self.fingerprint = Dataset(data).fingerprint
 
     def try_rates(self) -> dict[str, dict[float, Figures]]:
@@ -171,6 +181,43 @@ class _Trainer:
         found = self.train(wanted, "seeds")
         return {arm.name: [found[arm.name, seed] for seed in seeds] for arm in self.plan.arms}
 
+    def measure_together(
+        self, rates: Mapping[str, float], figures: Mapping[str, Sequence[Figures]]
+    ) -> None:
+        """Add the error of the seeds' networks together to each one's figures, where asked for."""
+        asked = {each.first for each in self.plan.comparisons if each.figure == TOGETHER}
+        for arm in (self.plan.arm(name) for name in asked):
+            seeds = [self.training(arm, rates[arm.name], seed) for seed in range(self.cost.seeds)]
+            has_all = not any("diverged" in found for found in figures[arm.name])
+            error = measure_together(seeds, self.progress) if has_all else 1.0
+            for found in figures[arm.name]:
+                found[TOGETHER] = error
+
+    def describe(
+        self, arm: Arm, rate: float, tried: Mapping[float, Figures], figures: Sequence[Figures]
+    ) -> dict[str, Any]:
+        """Return what an arm is and what was measured, as plain JSON values."""
+        network = None
+        if not arm.classifier:
+            settings, classes = self.settings(arm), len(Dataset(self.data).classes)
+            summary = summarize(settings.model, classes, ablate=settings.ablate)
+            network = {
+                "model": summary.model,
+                "parameters": summary.parameters,
+                "macs": summary.macs,
+                "seconds_per_epoch": seconds_per_epoch(figures),
+            }
+        return {
+            "changes": dict(arm.changes),
+            "network": network,
+            "rate": rate,
+            "tried": [
+                {"rate": each, **{name: found[name] for name in ("val_error", "epochs_to_25")}}
+                for each, found in tried.items()
+            ],
+            "seeds": list(figures),
+        }
+
     def discard_others(self, chosen: Mapping[str, float]) -> None:
         """Delete the weights of rates that were tried and not chosen: gigabytes, for large nets."""
         kept = {self.training(arm, chosen[arm.name], 0).run for arm in self.plan.arms}
@@ -195,12 +242,16 @@ class _Trainer:
     def training(self, arm: Arm, rate: float, seed: int) -> Training:
         """Describe one training."""
         settings = replace(self.settings(arm), lr=rate, seed=seed)
-        facts = [settings.as_json(), self.fingerprint, self.plan.training_error]
+        data, fingerprint, features = self.data, self.fingerprint, None
+        if self.material:
+            data = self.material.draws[arm.images, seed]
+            fingerprint, features = data.name, self.material.features.get(arm.weights)
+        facts = [settings.as_json(), fingerprint, self.plan.training_error]
         if arm.classifier:
-            facts = [arm.classifier, seed, self.fingerprint]
+            facts = [arm.classifier, seed, fingerprint, *([features.name] if features else [])]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return Training(
-            data=self.data,
+            data=data,
             run=self.runs / digest,
             settings=settings,
             training_error=self.plan.training_error,
@@ -208,6 +259,7 @@ class _Trainer:
             threads=max(1, available_cores() // self.machine.workers),
             plain=self.machine.plain,
             classifier=arm.classifier,
+            features=features,
         )
 
     def train(self, wanted: Mapping[Key, Training], label: str) -> dict[Key, Figures]:
@@ -226,16 +278,32 @@ class _Trainer:
             for run, training in trainings.items():
                 yield run, train_and_measure(training)
             return
-        # New interpreters (spawn): a forked copy could inherit locks held by torch's threads.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.machine.workers, context) as pool:
+        pool = worker_pool(self.machine.workers)
+        try:
             yield from finished(
                 {pool.submit(train_and_measure, each): run for run, each in trainings.items()}
             )
+        except BaseException:
+            worker_pool.cache_clear()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@cache
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Return processes for trainings, which stay: each takes seconds to get ready for a GPU."""
+    # New interpreters (spawn): a forked copy could inherit locks held by torch's threads.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+
+
+def stop_workers() -> None:
+    """Ask all processes that this one has started to save what they train, and to end."""
+    for process in multiprocessing.active_children():
+        process.terminate()
 
 
 def finished(futures: Mapping["Future[Figures]", Path]) -> Iterator[tuple[Path, Figures]]:
-    """Yield each result when it is there; cancel the others where one raises."""
+    """Yield each result when it is there."""
     waiting: Iterable[Future[Figures]] = futures
     try:
         while waiting:
@@ -247,9 +315,12 @@ def finished(futures: Mapping["Future[Figures]", Path]) -> Iterator[tuple[Path, 
             "a training process died; memory may be short (--jobs 1), or a script must call "
             'reproduce under if __name__ == "__main__":'
         ) from None
-    finally:
-        for future in waiting:
-            future.cancel()
+
+
+def seconds_per_epoch(figures: Sequence[Figures]) -> float | None:
+    """Return how long an epoch took on average, with its validation; None if all diverged."""
+    each = [found["seconds"] / len(found["epochs"]) for found in figures if "seconds" in found]
+    return fmean(each) if each else None
 
 
 def best_rate(plan: Experiment, tried: Mapping[float, Figures]) -> float:
@@ -275,6 +346,7 @@ def compare(
         "figure": each.figure,
         "of_second": each.of_second or each.figure,
         "published": each.published,
+        "published_difference": each.effect,
         "values": {"first": first, "second": second},
     }
     try:

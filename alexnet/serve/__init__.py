@@ -12,6 +12,7 @@ from alexnet.device import DeviceName
 from alexnet.errors import UsageError
 from alexnet.evaluate import Accelerate
 from alexnet.storage.checkpoint_store import CheckpointName
+from alexnet.storage.folders import SHIPPED_RUN
 
 LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -23,7 +24,7 @@ def check_libraries() -> None:
 
 
 def serve_runs(  # noqa: PLR0913 - each is a decision of its own
-    runs: Sequence[str | Path],
+    runs: Sequence[str | Path] = (),
     data: str | Path | None = None,
     *,
     host: str = "127.0.0.1",
@@ -36,18 +37,18 @@ def serve_runs(  # noqa: PLR0913 - each is a decision of its own
 ) -> None:
     """Serve trained runs until the process is told to stop; `on_start` receives the address.
 
-    `data` is a packed data set for the first run. A public `host` needs a token in the environment
+    Without `runs` the net that comes with the package is served. `data` is a packed data set for the first run. A public `host` needs a token in the environment
     variable ALEXNET_TOKEN, or `no_auth`. Raises `UsageError` for an address that cannot be used,
     `CheckpointError` for a run without weights, unless a training is about to write them.
     """
     check_libraries()
     from alexnet.serve.gallery import Gallery
-    from alexnet.serve.predictor import Predictor, default_run
+    from alexnet.serve.predictor import Predictor
     from alexnet.serve.server import bind, chosen_token, run_server
     from alexnet.serve.service import Service
 
     token = chosen_token(host, no_auth=no_auth)
-    paths = list(map(Path, runs)) or [default_run()]
+    paths = list(map(Path, runs)) or [SHIPPED_RUN]
     with bind(host, port) as own:
         predictors = [
             Predictor(path, name, checkpoint=checkpoint, device=device, accelerate=accelerate)

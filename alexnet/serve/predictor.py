@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from alexnet.device import DeviceName, pick_device
-from alexnet.errors import AlexnetError, UsageError
+from alexnet.errors import AlexnetError
 from alexnet.evaluate import Accelerate, log_probabilities
 from alexnet.images import Pixels
 from alexnet.images.decode import load_square
 from alexnet.serve.limits import Refusal
 from alexnet.storage.checkpoint_store import CheckpointName, read_manifest
+from alexnet.storage.folders import SHIPPED, SHIPPED_RUN
 from alexnet.storage.locks import is_locked
 from alexnet.storage.run import Run
 from alexnet.transforms import Preprocessing, take_view, views
@@ -25,11 +26,6 @@ log = logging.getLogger(__name__)
 
 WARM_UP = (1, 2, 4, 8)
 """Batches that an accelerated network answers before the first request."""
-
-
-def default_run() -> Path:
-    """Return the run that is served when none is named."""
-    raise UsageError("name a run directory: alexnet serve --run RUN")
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,8 @@ class Predictor:
     @property
     def command(self) -> str:
         """What names this run on the command line."""
-        return f"--run {shlex.quote(str(self.run.path))}"
+        own = SHIPPED if self.run.path == SHIPPED_RUN else str(self.run.path)
+        return f"--run {shlex.quote(own)}"
 
     def _load(self) -> Loaded:
         checkpoint = str(read_manifest(self.run.path)[self._checkpoint])

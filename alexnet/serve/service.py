@@ -17,7 +17,7 @@ from PIL import Image
 from alexnet.errors import DataError
 from alexnet.images import Pixels
 from alexnet.images.decode import ImageError
-from alexnet.predict import Prediction, best_classes
+from alexnet.predict import best_classes
 from alexnet.serve.batching import Batcher
 from alexnet.serve.gallery import Gallery
 from alexnet.serve.limits import Limits, Load, Refusal, busy
@@ -152,7 +152,8 @@ def as_prediction(
     """Return what `alexnet predict --json` says of an image, or {"image", "error"}."""
     if isinstance(row, ImageError):
         return {"image": upload.name, "error": str(row)}
-    return Prediction(upload.name, best_classes(row, predictor.run.classes, top)).as_json()
+    prediction = best_classes(upload.name, row, predictor.run, top)
+    return {**prediction.as_json(), "run": predictor.name}
 
 
 def _decode(predictor: Predictor, data: bytes) -> Pixels | ImageError:

@@ -1,7 +1,8 @@
 """One checkpoint file: what is in it, how it is written, read and put into a network.
 
 A checkpoint is a safetensors file: weights as "model.<name>", the optimiser's tensors as
-"optimizer.<name>.<key>", and the position of the training as JSON in its header.
+"optimizer.<name>.<key>", and the position of the training as JSON in its header. Weights may be
+integers of a few bits (`alexnet.storage.quantized`).
 `alexnet.storage.checkpoint_store` says which files a run has.
 """
 
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 
 from alexnet.errors import CheckpointError, DivergedError
 from alexnet.storage.atomic import sha256_of
+from alexnet.storage.quantized import restore
 
 MODEL = "model."
 """What the names of weights begin with."""
@@ -108,7 +110,7 @@ def read_file(path: Path, sha256: str, prefix: str = "") -> Saved:
             )
         position = Position(**json.loads(metadata["position"]))
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-        tensors = {name: file.get_tensor(name) for name in names}
+        tensors = restore({name: file.get_tensor(name) for name in names})
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds numbers that are not finite")

@@ -1,6 +1,8 @@
 """The software and hardware that a result came from."""
 
+import importlib
 import platform
+import subprocess
 import sys
 import tomllib
 from functools import cache
@@ -45,6 +47,27 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": sys.platform,
     }
+
+
+def commit() -> str:
+    """Return the commit of the checkout that this code is in, "-dirty" where the code has changes.
+
+    New results do not count as changes.
+    """
+    package = importlib.import_module("alexnet")
+    folder = Path(str(package.__file__)).parents[1]
+    try:
+        name = _git(folder, "rev-parse", "--short", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--", ":!results")
+    except (OSError, subprocess.CalledProcessError):
+        return UNKNOWN
+    return f"{name}-dirty" if changes else name
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return done.stdout.strip()
 
 
 def describe_device(device: "torch.device") -> str:

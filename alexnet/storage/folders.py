@@ -10,6 +10,14 @@ from alexnet.storage.atomic import expanded
 DATASET, RUN = "dataset.json", "run.json"
 """The files that make a folder a packed data set, or a run directory."""
 
+SHIPPED, SHIPPED_RUN = "shipped", Path(__file__).parents[1] / "shipped" / "cifar10_11"
+"""What commands call the run directory that comes with the package, and where it is."""
+
+
+def named_run(path: Path) -> Path:
+    """Return the folder that `path` names, the package's for "shipped" if there is none here."""
+    return SHIPPED_RUN if str(path) == SHIPPED and not path.exists() else path
+
 
 def refuse_address(path: str | Path) -> None:
     """Raise `UsageError` if `path` is an address, from which nothing is downloaded here."""

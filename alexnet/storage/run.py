@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from alexnet.storage.checkpoint_format import MODEL, Saved, load_weights
 from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.dataset_manifest import check_spread
 from alexnet.storage.environment import package_version, versions
-from alexnet.storage.folders import is_run, not_a_run
+from alexnet.storage.folders import SHIPPED_RUN, is_run, not_a_run
 from alexnet.storage.metrics_log import read_metrics
 from alexnet.storage.untrusted import map_array, parse_json
 from alexnet.transforms import Preprocessing
@@ -68,7 +68,7 @@ class Run:
         crop: int,
         note: dict[str, Any],
         mean_image: Tensor | None = None,
-    ) -> "Run":
+    ) -> Self:
         """Make a new run directory for training on `data`; `note` is added to run.json.
 
         `mean_image` (3, size, size) is subtracted in place of the data's own.
@@ -100,7 +100,7 @@ class Run:
         titles: Sequence[str],
         preprocessing: Preprocessing,
         note: dict[str, Any],
-    ) -> "Run":
+    ) -> Self:
         """Write run.json, with `note` in it, and the mean image of a run without checkpoints.
 
         `note` has at least "data": path and fingerprint of what the network was trained on.
@@ -130,7 +130,7 @@ class Run:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> "Run":
+    def open(cls, path: str | Path) -> Self:
         """Open a run directory. Raises `CheckpointError` if none can be read."""
         path = expanded(path)
         if not cls.exists(path):
@@ -150,6 +150,14 @@ class Run:
             raise
         except (ValueError, KeyError, TypeError, OSError, AlexnetError) as error:
             raise CheckpointError(f"{path} cannot be read as a run: {error!r}") from None
+
+    @classmethod
+    def shipped(cls) -> Self:
+        """Open the run that comes with this package: cifar10_11, trained on CIFAR-10.
+
+        Its `path` serves wherever a run is asked for.
+        """
+        return cls.open(SHIPPED_RUN)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl; those of a whole epoch have a `val_loss` entry."""

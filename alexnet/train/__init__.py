@@ -94,6 +94,7 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
     processes: Processes | None = None,
     cache: Cache = "auto",
     measure: Callable[[TrainState], Row] | None = None,
+    on_line: Callable[[Row], None] | None = None,
 ) -> TrainReport:
     """Train a network on the packed data set `data`; write everything to the directory `run`.
 
@@ -105,7 +106,8 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
     one network together; each makes this call with the same arguments. `cache` is where images are
     cached: "device", "host", "none", or "auto", the first with enough room
     (`alexnet.train.image_cache`). `measure` is called after each epoch; what it returns is added to
-    the epoch's line of metrics.jsonl.
+    the epoch's line of metrics.jsonl. `on_line` is called with each line of metrics.jsonl, after it
+    was added.
 
     Raises `UsageError` if `run` holds a training and `resume` is not set, `DivergedError` for a
     loss that is not finite, `StorageError` when saving fails repeatedly, and `Interrupted` when the
@@ -144,6 +146,8 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
             cache=cache,
         )
         state.measure = measure or state.measure
+        if on_line and processes.is_main:
+            state.log = _followed(state.log, on_line)
         check_in = stack.enter_context(_watched(state, opened.path, processes, signals))
         row = train(state, make_step(state, processes), check_in)
         processes.broadcast(log.flush)
@@ -151,6 +155,16 @@ def train_model(  # noqa: PLR0913 - each is a decision of its own
     if row is None:  # nothing was left to do here
         row, hardware = _last_epoch(opened), opened.info.get("hardware", "not recorded")
     return _report(opened, state, row, hardware)
+
+
+def _followed(log: Callable[[Row], None], on_line: Callable[[Row], None]) -> Callable[[Row], None]:
+    """Return a function that logs a line, and passes it on."""
+
+    def add(row: Row) -> None:
+        log(row)
+        on_line(row)
+
+    return add
 
 
 def _refuse_separate_trainings() -> None:

@@ -56,7 +56,7 @@ def check_epochs(
     begun = position.epoch if position.batch else position.epoch - 1
     if begun > now:
         raise UsageError(
-            f"{run.path} has begun epoch {begun}, and epochs {now} are asked for: name at least "
+            f"{run.path} has begun epoch {begun}, and --epochs {now} was given: name at least "
             f"{begun} to continue it, or train for {now} in another directory"
         )
     if before != now:

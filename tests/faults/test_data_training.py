@@ -49,6 +49,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5000])
 
 
+@pytest.mark.fault(27)
 @pytest.mark.fault(53)
 @pytest.mark.parametrize(
     ("damage", "says"), [(Path.unlink, "No such file"), (cut, "cut off since it was opened")]

@@ -149,6 +149,41 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+OTHER_KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "PNG": ("RGB", "PNG", {}),
+    "palette PNG": ("P", "PNG", {}),
+    "GIF": ("P", "GIF", {"interlace": 0}),
+    "interlaced GIF": ("P", "GIF", {"interlace": 1}),
+    "BMP": ("RGB", "BMP", {}),
+    "WebP": ("RGB", "WEBP", {}),
+    "lossless WebP": ("RGBA", "WEBP", {"lossless": True}),
+}
+
+
+@pytest.mark.fault(43)
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_no_part_of_a_cut_file_of_another_kind_is_taken_for_the_whole(name: str) -> None:
+    """Cut anywhere, each part is refused, or has all pixels; also with its length corrected."""
+    mode, kind, options = OTHER_KINDS[name]
+    data = encode(Image.fromarray(detailed(3)).convert(mode), kind, **options)
+    whole = load_square(data, SIDE)
+    refused = 0
+    for cut in np.linspace(20, len(data) - 1, 60).astype(int):
+        parts = [data[:cut]]
+        if kind == "WEBP":
+            parts.append(data[:4] + int(cut - 8).to_bytes(4, "little") + data[8:cut])
+        if kind == "GIF":
+            parts.append(data[:cut] + b"\0;")
+        for part in parts:
+            try:
+                found = load_square(part, SIDE)
+            except ImageError:
+                refused += 1
+                continue
+            np.testing.assert_array_equal(found, whole, f"cut after {cut} bytes")
+    assert refused > 55
+
+
 @pytest.mark.fault(31)
 @pytest.mark.fault(43)
 def test_memory_that_runs_out_in_prediction_is_no_damage(tiny_run: Path, photographs: Path) -> None:

@@ -1,5 +1,6 @@
 """Loss and error by epoch (the paper's figure 1 shows the training error)."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,9 +9,11 @@ from alexnet.analysis.figures import style
 from alexnet.analysis.figures.subject import Subject, evenly
 from alexnet.errors import DataError
 from alexnet.evaluate import ranks
+from alexnet.storage.metrics_log import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_MARKERS = 30
 TRAINING_IMAGES = 2000
@@ -26,6 +29,18 @@ def draw(subject: Subject) -> style.Drawing:
     rows = [row for row in subject.run.metrics() if row.get("kind") == "epoch"]
     if not rows:
         raise DataError("the run recorded no epochs")
+    found, count = training_error(subject)
+    figure = draw_rows(rows, (subject.epochs, found))
+    return style.Drawing(
+        figure,
+        "Loss and error by epoch. The training loss is measured with dropout and augmentation. "
+        f"Without either, the error on {count:,} training images after epoch {subject.epochs} is "
+        f"{style.percent(found)}.",
+    )
+
+
+def draw_rows(rows: Sequence[Row], training: tuple[int, float] | None = None) -> "Figure":
+    """Draw what metrics.jsonl has of each epoch; `training` is an epoch and its training error."""
     epochs = [row["epoch"] for row in rows]
     figure = style.new_figure(2.7)
     loss, error = figure.subplots(1, 2)
@@ -40,8 +55,8 @@ def draw(subject: Subject) -> style.Drawing:
     plot(loss, "val_loss", "validation", _SECOND)
     plot(error, "top1_error", "validation, top-1", _SECOND)
     plot(error, "top5_error", "validation, top-5", _THIRD)
-    found, count = training_error(subject)
-    error.plot([subject.epochs], [found], label="training, top-1", **_POINT)
+    if training:
+        error.plot([training[0]], [training[1]], label="training, top-1", **_POINT)
     for axes, title in ((loss, "Loss, nats per image"), (error, "Error, share of images")):
         axes.set_title(title, loc="left")
         axes.set_xlabel("epoch")
@@ -49,14 +64,10 @@ def draw(subject: Subject) -> style.Drawing:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color=style.RULE, linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.legend(fontsize=7)
+        if axes.lines:
+            axes.legend(fontsize=7)
     error.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    return style.Drawing(
-        figure,
-        "Loss and error by epoch. The training loss is measured with dropout and augmentation. "
-        f"Without either, the error on {count:,} training images after epoch {subject.epochs} is "
-        f"{style.percent(found)}.",
-    )
+    return figure
 
 
 _LINE: dict[str, Any] = {"linewidth": 1.8, "markersize": 3.5, "markerfacecolor": "white"}

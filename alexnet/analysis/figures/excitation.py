@@ -1,4 +1,4 @@
-"""The images, and the places in them, that excite each unit of a row most."""
+"""The images, and the positions in them, that excite each unit of a row most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ Window = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Excitation:
-    """The images that excite each unit most, each by its own most exciting place."""
+    """The images that excite each unit most, each by its own most exciting position."""
 
     values: Tensor
     """(units, top): the largest first. Where there were fewer images, -inf."""
     images: Tensor
     """(units, top): indices in the split."""
-    places: Tensor
+    positions: Tensor
     """(units, top, 2): row and column in the unit's map."""
 
     def alive(self) -> list[int]:
@@ -64,9 +64,9 @@ def _of_batch(outputs: Tensor, images: Tensor) -> Excitation:
     width = outputs.shape[3] if outputs.ndim == 4 else 1
     values, position = outputs.flatten(2).max(2) if outputs.ndim == 4 else (outputs, None)
     flat = torch.zeros_like(values, dtype=torch.int64) if position is None else position
-    places = torch.stack([flat // width, flat % width], dim=2)
+    positions = torch.stack([flat // width, flat % width], dim=2)
     numbers = images[:, None].expand(values.shape)
-    return Excitation(values.T.cpu(), numbers.T, places.transpose(0, 1).cpu())
+    return Excitation(values.T.cpu(), numbers.T, positions.transpose(0, 1).cpu())
 
 
 def _merge(first: Excitation, second: Excitation | None, top: int) -> Excitation:
@@ -74,10 +74,10 @@ def _merge(first: Excitation, second: Excitation | None, top: int) -> Excitation
     both = [first] if second is None else [first, second]
     values = torch.cat([each.values for each in both], 1)
     images = torch.cat([each.images for each in both], 1)
-    places = torch.cat([each.places for each in both], 1)
+    positions = torch.cat([each.positions for each in both], 1)
     kept, order = values.topk(min(top, values.shape[1]), dim=1)
     return Excitation(
-        kept, images.gather(1, order), places.gather(1, order[:, :, None].expand(-1, -1, 2))
+        kept, images.gather(1, order), positions.gather(1, order[:, :, None].expand(-1, -1, 2))
     )
 
 
@@ -93,10 +93,10 @@ def cut(image: Pixels, window: Window, fill: int = 232) -> Pixels:
 
 
 def patches(subject: Subject, found: Excitation, field: Field, unit: int) -> list[Pixels]:
-    """Cut out what `unit` saw in its most exciting images: its receptive field, at its place."""
+    """Cut out what `unit` saw in its most exciting images: its receptive field, at its position."""
     views = subject.seen(subject.split.read(found.images[unit].tolist()))
-    places = found.places[unit].tolist()
+    positions = found.positions[unit].tolist()
     return [
         cut(view, field.window(row, column))
-        for view, (row, column) in zip(views, places, strict=True)
+        for view, (row, column) in zip(views, positions, strict=True)
     ]

@@ -16,7 +16,6 @@ from alexnet.errors import DataError
 from alexnet.evaluate import renumbered
 from alexnet.images import Pixels
 from alexnet.loader import read_ahead
-from alexnet.networks.initialization import weight_layers
 from alexnet.networks.layers_2012 import GroupedLinear, PaperDropout
 from alexnet.progress import SILENT, Progress
 from alexnet.storage import fit
@@ -126,8 +125,12 @@ def evenly(total: int, count: int) -> Indices:
 
 
 def learning_rows(model: nn.Sequential) -> list[str]:
-    """List the rows whose units the figures show: those with weights."""
-    return [name for name, _ in weight_layers(model)]
+    """List the rows whose units the figures show: those of kernels or units, and blocks of them."""
+    return [
+        name
+        for name, row in model.named_children()
+        if not isinstance(row, nn.BatchNorm2d) and any(True for _ in row.parameters())
+    ]
 
 
 def activation_after(model: nn.Sequential, layer: str) -> str:
@@ -152,7 +155,9 @@ def last_hidden(model: nn.Sequential) -> str:
 def map_layers(model: nn.Sequential) -> list[str]:
     """List the rows with weights whose outputs are maps, not single units."""
     flat = (nn.Linear, GroupedLinear)
-    return [name for name, layer in weight_layers(model) if not isinstance(layer, flat)]
+    return [
+        name for name in learning_rows(model) if not isinstance(model.get_submodule(name), flat)
+    ]
 
 
 def tower_count(model: nn.Sequential) -> int:

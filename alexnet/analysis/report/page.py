@@ -6,7 +6,6 @@ This module computes the values that the template `report.html.jinja` lays out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +72,7 @@ def render_report(
     """Return the page as HTML; see `write_report`."""
     run = subject.run
     epochs = [row for row in run.metrics() if row.get("kind") == "epoch"]
-    template = template_environment().from_string(
-        resources.files("alexnet.analysis.report")
-        .joinpath("report.html.jinja")
-        .read_text(encoding="utf-8")
-    )
+    template = template_environment().get_template("analysis/report/report.html.jinja")
     return template.render(
         story=story,
         model=run.model_name,
@@ -110,9 +105,16 @@ def filters_shown(subject: Subject) -> dict[str, Any]:
 
 
 def template_environment() -> jinja2.Environment:
-    """Return the template's environment: all values are escaped, a missing value is an error."""
+    """Return the templates' environment: all values are escaped, a missing value is an error.
+
+    Templates and style sheets are named by their path in this package.
+    """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("alexnet", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "duration": duration}
     return environment

@@ -26,7 +26,7 @@ from alexnet.kernels.cuda.channels import (
     load,
     nearest,
     norm_scales,
-    place_and_channel,
+    position_and_channel,
     window_sums,
 )
 from alexnet.kernels.cuda.fused import Fused, constants, programs, rows_of_a_program
@@ -82,10 +82,10 @@ def _load_windows(
             window = at - (i * out_width + j) * channels
             tiles = load(gradient + window, channel, inside, tower, group, halo)
             gradients = activated(tiles, None, False, wide)
-            places = ()
+            positions = ()
             if codes is not None:
-                places = load(codes + window, channel, inside, tower, group, halo)
-            windows += ((gradients, places),)
+                positions = load(codes + window, channel, inside, tower, group, halo)
+            windows += ((gradients, positions),)
     return windows
 
 
@@ -100,12 +100,12 @@ def _gathered(
         parts = ()
         for i in tl.static_range(reach):
             for j in tl.static_range(reach):
-                gradients, places = windows[i * reach + j]
+                gradients, positions = windows[i * reach + j]
                 if row + i * stride < pool and column + j * stride < pool:
                     part = gradients[tile]
-                    if len(places) > 0:
+                    if len(positions) > 0:
                         code = FIRST - ((row + i * stride) * pool + column + j * stride)
-                        part = tl.where(places[tile] == code, part, 0)
+                        part = tl.where(positions[tile] == code, part, 0)
                     parts += (part,)
         total = parts[0] if len(parts) > 0 else tl.zeros_like(windows[0][0][tile])
         for i in tl.static_range(1, len(parts)):
@@ -144,10 +144,10 @@ def backward_kernel(
     channels: tl.constexpr, tower: tl.constexpr, pool: tl.constexpr, stride: tl.constexpr,
     relu: tl.constexpr, norm: tl.constexpr,
     alpha: tl.constexpr, beta: tl.constexpr, k: tl.constexpr, slope: tl.constexpr,
-    places: tl.constexpr, groups: tl.constexpr, group: tl.constexpr, wide: tl.constexpr,
+    positions: tl.constexpr, groups: tl.constexpr, group: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """Compute strips of `rows` cells, one below the other, one strip in each thread."""
-    number, strip, channel = place_and_channel(channels, places, groups, group)
+    number, strip, channel = position_and_channel(channels, positions, groups, group)
     across, down = tl.cdiv(width, stride), tl.cdiv(tl.cdiv(height, stride), rows)
     left, up, image = strip % across, strip // across % down * rows, strip // (across * down)
     live = (strip < strips) & (channel < channels)
@@ -159,7 +159,7 @@ def backward_kernel(
     biases = None
     if norm and bias is not None:
         biases = load(bias, channel, channel < channels, tower, group, 2 * halo)
-    total = tl.zeros((places, groups, group), wide)
+    total = tl.zeros((positions, groups, group), wide)
     for n in range(rows):
         windows = _load_windows(
             gradient, codes, window, up + n, left, channel, live, out_height, out_width,

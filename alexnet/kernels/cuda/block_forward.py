@@ -23,7 +23,7 @@ from alexnet.kernels.cuda.channels import (
     inverse_powers,
     load,
     norm_scales,
-    place_and_channel,
+    position_and_channel,
 )
 from alexnet.kernels.cuda.fused import Fused, constants, programs, rows_of_a_program
 
@@ -42,7 +42,7 @@ def run_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Apply `fused` to `x` (N, C, H, W), channels-last; return the result and its codes, or None.
 
-    codes: uint8, for each pooled value the place of the maximum in its window.
+    codes: uint8, for each pooled value the position of the maximum in its window.
     """
     sizes, pool = constants(x, fused), fused.pool or IDENTITY_POOL
     height, width = x.shape[2:]
@@ -71,7 +71,7 @@ def _empty(like: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
 
 @triton.jit
 def _entry(value, code: tl.constexpr, save: tl.constexpr, packed: tl.constexpr):
-    """Make an entry of a value at the place `code` of a window."""
+    """Make an entry of a value at the position `code` of a window."""
     if not save:
         entry = (value,)
     elif packed:
@@ -197,11 +197,11 @@ def _row_of_maxima(
 
 @triton.jit
 def _no_maxima(
-    save: tl.constexpr, packed: tl.constexpr, columns: tl.constexpr, places: tl.constexpr,
+    save: tl.constexpr, packed: tl.constexpr, columns: tl.constexpr, positions: tl.constexpr,
     groups: tl.constexpr, group: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """Return entries that are smaller than all others."""
-    nothing = tl.full((places, groups, group), float("-inf"), wide)
+    nothing = tl.full((positions, groups, group), float("-inf"), wide)
     maxima = ()
     for _ in tl.static_range(columns):
         maxima += (_entry(nothing, NO_GRADIENT, save, packed),)
@@ -214,10 +214,10 @@ def forward_kernel(
     channels: tl.constexpr, tower: tl.constexpr, pool: tl.constexpr, stride: tl.constexpr,
     relu: tl.constexpr, norm: tl.constexpr, relu_after: tl.constexpr, reaches_out: tl.constexpr,
     alpha: tl.constexpr, beta: tl.constexpr, k: tl.constexpr, columns: tl.constexpr,
-    places: tl.constexpr, groups: tl.constexpr, group: tl.constexpr, wide: tl.constexpr,
+    positions: tl.constexpr, groups: tl.constexpr, group: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """Compute strips of `rows` x `columns` pooled pixels, one in each thread."""
-    _, strip, channel = place_and_channel(channels, places, groups, group)
+    _, strip, channel = position_and_channel(channels, positions, groups, group)
     across, down = tl.cdiv(out_width, columns), tl.cdiv(out_height, rows)
     left, up = strip % across * columns, strip // across % down * rows
     image = strip // (across * down)
@@ -225,13 +225,13 @@ def forward_kernel(
     at = x + ((image * height + up * stride) * width + left * stride).to(tl.int64) * channels
     save: tl.constexpr = codes is not None
     either: tl.constexpr = relu or relu_after
-    clamp: tl.constexpr = relu_after and not relu  # ReLU and maximum may change places
+    clamp: tl.constexpr = relu_after and not relu  # ReLU and maximum may be exchanged
     packed: tl.constexpr = save and either and y.dtype.element_ty.primitive_bitwidth == 16
     reach: tl.constexpr = (pool + stride - 1) // stride  # rows of windows that share a row
     biases = None
     if bias is not None:
         biases = load(bias, channel, channel < channels, tower, group, REACH if norm else 0)
-    nothing = _no_maxima(save, packed, columns, places, groups, group, wide)
+    nothing = _no_maxima(save, packed, columns, positions, groups, group, wide)
     # The entries so far of the windows that have begun, from the last one back.
     begun = ()
     for _ in tl.static_range(reach - 1):

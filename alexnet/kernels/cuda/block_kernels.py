@@ -3,7 +3,7 @@
     (n, h, w, c) in memory --> + bias? --> ReLU? --> LocalResponseNorm? --> MaxPool2d? --> ReLU?
 
 Each of the five may be missing. The forward pass (`block_forward`) writes the pooled values and, if
-a gradient is needed, one byte for each: the place of the maximum in its window. The backward pass
+a gradient is needed, one byte for each: the maximum's position in its window. The backward pass
 (`block_backward`) computes the normalisation again from the input and gathers, so it needs no
 atomic additions and gives the same bits each time. Sums are float32 (float64 for float64 inputs).
 Values are rounded to the input's type where the reference layers round them, since that decides

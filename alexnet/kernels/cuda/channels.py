@@ -1,6 +1,6 @@
-"""Tiles in which each thread has some neighbouring channels of a place, for the block kernels.
+"""Tiles in which each thread has some neighbouring channels of a position, for the block kernels.
 
-A tile is (places, groups, n): n channels of each thread, at most 8. With a halo there are three
+A tile is (positions, groups, n): n channels of each thread, at most 8. With a halo there are three
 tiles: some channels before those of the thread, its own, and as many after them. Windows of
 channels are added up in a thread's registers.
 """
@@ -15,10 +15,10 @@ REACH = tl.constexpr(2)
 
 
 @triton.jit
-def place_and_channel(
-    channels: tl.constexpr, places: tl.constexpr, groups: tl.constexpr, group: tl.constexpr
+def position_and_channel(
+    channels: tl.constexpr, positions: tl.constexpr, groups: tl.constexpr, group: tl.constexpr
 ):
-    """Return the number of this program's tile, its places (n, 1, 1), and each thread's channel.
+    """Return the number of this program's tile, its positions (n, 1, 1), and each thread's channel.
 
     Channels (1, n, 1) are the first ones of the threads.
     """
@@ -26,7 +26,11 @@ def place_and_channel(
     blocks: tl.constexpr = (channels + block - 1) // block
     number = tl.program_id(0) // blocks
     channel = (tl.program_id(0) % blocks) * block + tl.arange(0, groups) * group
-    return number, (number * places + tl.arange(0, places))[:, None, None], channel[None, :, None]
+    return (
+        number,
+        (number * positions + tl.arange(0, positions))[:, None, None],
+        channel[None, :, None],
+    )
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 PyTorch's generator is set once per replay of a CUDA graph, so several steps in one graph would draw
 other numbers than one by one. Here each step reads its own seed. The numbers are Philox's (Salmon
-et al. 2011): key the seed; counter the place of four values, and which of the layers it is.
+et al. 2011): key the seed; counter the position of four values, and which of the layers it is.
 """
 
 # Kernels take their tensors, sizes and constants one by one.

@@ -67,7 +67,7 @@ class FirstUse:
 
 
 def check_training(network: Network, state: TrainState) -> None:
-    """Check everything that a recorded step of `state` needs, before the training begins."""
+    """Check everything that a captured step of `state` needs, before the training begins."""
     crop = state.preprocessing.crop
     shape = network.input_layout.shape if network.input_layout else (3, crop, crop)
     dtype = dtype_of(state.device, state.settings.precision)
@@ -78,7 +78,7 @@ def check_training(network: Network, state: TrainState) -> None:
 def training_checks(
     network: Network, shape: Shape, dtype: torch.dtype, settings: Settings
 ) -> list[Check]:
-    """List the checks for a recorded training of a network whose images have this shape."""
+    """List the checks for a captured training of a network whose images have this shape."""
     with torch.enable_grad():
         found = network_checks(network, torch.empty(1, *shape, device=META), dtype)
     rows = list(network.children())

@@ -11,8 +11,8 @@ from alexnet.kernels.blocks import IDENTITY_NORM, IDENTITY_POOL, ChannelNorm, Ma
 
 GROUPS = 8, 4
 """Channels of a thread: the first of these that divides a tower. 8 of 16 bits are one load."""
-PLACES, CHANNELS = 32, 32
-"""Places on the map, and at most so many channels, of one program."""
+POSITIONS, CHANNELS = 32, 32
+"""Positions on the map, and at most so many channels, of one program."""
 PROGRAMS = 2048
 """Programs that keep a large GPU busy: with fewer, each does less."""
 
@@ -42,20 +42,20 @@ def constants(x: Tensor, fused: Fused) -> dict[str, Any]:
         "alpha": norm.alpha,
         "beta": norm.beta,
         "k": norm.k,
-        "places": PLACES,
+        "positions": POSITIONS,
         "groups": min(CHANNELS, triton.next_power_of_2(x.shape[1])) // group,
         "group": group,
         "wide": tl.float64 if x.dtype == torch.float64 else tl.float32,
     }
 
 
-def programs(places: int, sizes: dict[str, Any]) -> tuple[int, int]:
-    """Return the number of programs along places of the map, and the number of blocks of channels.
+def programs(positions: int, sizes: dict[str, Any]) -> tuple[int, int]:
+    """Return the numbers of programs along the map and of blocks of channels.
 
     `sizes` are `constants`.
     """
     blocks = triton.cdiv(sizes["channels"], sizes["groups"] * sizes["group"])
-    return triton.cdiv(places, sizes["places"]), blocks
+    return triton.cdiv(positions, sizes["positions"]), blocks
 
 
 def rows_of_a_program(height: int, columns: int, sizes: dict[str, Any], most: int) -> int:

@@ -165,11 +165,11 @@ def _convolve_kernel(
     depth = taps * inputs
     total = tl.zeros((block_channels, block_pixels), tl.float32)
     for start in range(0, depth, block_depth):
-        place = start + tl.arange(0, block_depth)
-        tap, channel = _divide(place, inputs)
+        position = start + tl.arange(0, block_depth)
+        tap, channel = _divide(position, inputs)
         down, right = _divide(tap, kernel_width)
         offset = (down * width + right) * (inputs * groups) + channel
-        down = tl.where(place < depth, down, FAR)
+        down = tl.where(position < depth, down, FAR)
         inside = _inside(row[:, None] + down, column[:, None] + right, height, width)
         # Cached: the windows of neighbouring pixels overlap.
         values = tl.load(corner[:, None] + offset, mask=inside, other=0, cache_modifier=".ca")
@@ -177,8 +177,8 @@ def _convolve_kernel(
             first = (group * inputs + channel) * (taps * outputs) + (taps - 1 - tap) * outputs
             at = weight + first[:, None] + output
         else:
-            at = weight + (group * outputs + output) * depth + place[:, None]
-        live = (place < depth)[:, None] & (output < outputs)
+            at = weight + (group * outputs + output) * depth + position[:, None]
+        live = (position < depth)[:, None] & (output < outputs)
         weights = tl.load(at, mask=live, other=0)
         total = tl.dot(tl.trans(weights), tl.trans(values), total, input_precision="ieee")
     at = y + pixel.to(tl.int64)[:, None] * (outputs * groups) + (group * outputs + output)
@@ -191,22 +191,22 @@ def _weight_kernel(
     x, gradient, sums, pixels, share, height, width, top, left,
     inputs, outputs, groups, taps, kernel_width,
     out_height: tl.constexpr, out_width: tl.constexpr,
-    block_channels: tl.constexpr, block_places: tl.constexpr, block_depth: tl.constexpr,
+    block_channels: tl.constexpr, block_positions: tl.constexpr, block_depth: tl.constexpr,
 ):  # fmt: skip
     """Add up some weights' gradients over `share` pixels, counted through all images."""
     depth = taps * inputs
-    blocks, places = tl.cdiv(outputs, block_channels), tl.cdiv(depth, block_places)
+    blocks, positions = tl.cdiv(outputs, block_channels), tl.cdiv(depth, block_positions)
     number = tl.program_id(0)
     output = number % blocks * block_channels + tl.arange(0, block_channels)
-    place = number // blocks % places * block_places + tl.arange(0, block_places)
-    group = number // (blocks * places) % groups
-    part = number // (blocks * places * groups)
-    tap, channel = _divide(place, inputs)
+    position = number // blocks % positions * block_positions + tl.arange(0, block_positions)
+    group = number // (blocks * positions) % groups
+    part = number // (blocks * positions * groups)
+    tap, channel = _divide(position, inputs)
     down, right = _divide(tap, kernel_width)
     down, right = down - top, right - left
     source = x + (down * width + right) * (inputs * groups) + group * inputs + channel
-    down = tl.where(place < depth, down, FAR)
-    total = tl.zeros((block_channels, block_places), tl.float32)
+    down = tl.where(position < depth, down, FAR)
+    total = tl.zeros((block_channels, block_positions), tl.float32)
     for start in range(part * share, tl.minimum((part + 1) * share, pixels), block_depth):
         pixel = start + tl.arange(0, block_depth)
         # The divisors are constants: division by others would take a quarter of the instructions.
@@ -221,8 +221,8 @@ def _weight_kernel(
         gradients = tl.load(gradient + first[:, None] + output, mask=live, other=0)
         total = tl.dot(tl.trans(gradients), values, total, input_precision="ieee")
     first = ((part * groups + group) * outputs + output).to(tl.int64) * depth
-    live = (output < outputs)[:, None] & (place < depth)
-    tl.store(sums + first[:, None] + place, total, mask=live)
+    live = (output < outputs)[:, None] & (position < depth)
+    tl.store(sums + first[:, None] + position, total, mask=live)
 
 
 @triton.jit(do_not_specialize=("parts",))

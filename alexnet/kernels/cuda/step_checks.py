@@ -1,4 +1,4 @@
-"""Comparisons of what only a recorded training runs on a GPU: batch, dropout, loss, update rule.
+"""Comparisons of what only a captured training runs on a GPU: batch, dropout, loss, update rule.
 
 Like those of `alexnet.kernels.cuda.self_check`; `alexnet.kernels.cuda.first_use` chooses them.
 """

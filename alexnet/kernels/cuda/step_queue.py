@@ -71,7 +71,7 @@ class QueuedStep:
 
     queue: "StepQueue"
     launch: Launch
-    place: int
+    row: int
 
     def is_ready(self) -> bool:
         """Tell whether `read` would return at once."""
@@ -82,7 +82,7 @@ class QueuedStep:
         """Return loss and gradient norm; launch the step if it still waits for others."""
         if self.launch.done is None:
             self.queue.flush()
-        loss, norm = self.launch.read()[self.place]
+        loss, norm = self.launch.read()[self.row]
         return loss, norm
 
 
@@ -117,12 +117,12 @@ class StepQueue:
                 launch.read()  # waits until the GPU has used the buffer
             launch = Launch(self._inputs[self._lane], self._results[self._lane])
             self._launches[self._lane] = launch
-        place = len(launch.images)
-        self._rows[self._lane][place].write(step, rates)
+        row = len(launch.images)
+        self._rows[self._lane][row].write(step, rates)
         launch.images.append(len(step.labels))
         if len(launch.images) == self.together:
             self.flush()
-        return QueuedStep(self, launch, place)
+        return QueuedStep(self, launch, row)
 
     def flush(self) -> None:
         """Launch the steps that wait, if there are any."""

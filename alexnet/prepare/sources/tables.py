@@ -1,7 +1,8 @@
 """Classes from a table beside the images: labels.csv, or Tiny ImageNet's val_annotations.txt.
 
 A table has a row for each image: its file name, with or without folders and ending, and its class.
-The first row may name the columns. Columns are divided by commas, semicolons, tabs or spaces.
+The first row may name the columns. Columns are divided by commas, semicolons, tabs or spaces. Each
+class may have a column of its own, with 1 for its images.
 """
 
 import csv
@@ -21,8 +22,11 @@ LABEL_COLUMNS = (
     "label_name", "category", "target", "wnid", "species", "breed", "predictionstring",
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "set", "subset", "data set", "dataset", "partition")
+SEVERAL_COLUMNS = ("tags", "attributes")
+"""Titles of columns whose words are several classes of one image."""
 _ENDINGS = (".csv", ".tsv", ".txt")
 _IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_ONE, _ZERO = ("1", "1.0"), ("0", "0.0")
 _MAX_BYTES = 256 * 2**20
 _SAMPLE = 2000  # rows that show whether a table names the images
 
@@ -38,9 +42,14 @@ class Labels:
 
 class _Table(NamedTuple):
     path: str
-    header: list[str]  # lower case; empty if there is none
+    titles: list[str]  # of the columns; empty if there are none
     rows: list[list[str]]
     name: int  # the column of the file names
+
+    @property
+    def header(self) -> list[str]:
+        """Return the titles in lower case."""
+        return [title.lower() for title in self.titles]
 
 
 def is_table(path: str) -> bool:
@@ -64,7 +73,7 @@ def labels_from_tables(
         if item.name.rpartition("/")[2].rpartition(".")[0] not in stems:  # no text for one image
             table = _parse(item.name, _content(item, read), images)
             if table is not None:
-                found.append(table)
+                found.append(table if _label_column(table) is not None else _from_one_hot(table))
     labelled = [(table, column) for table in found if (column := _label_column(table)) is not None]
     if found and not labelled:
         columns = few([name for i, name in enumerate(found[0].header) if i != found[0].name])
@@ -138,23 +147,52 @@ def _parse(path: str, data: bytes, images: _Names) -> _Table | None:
     """Read a table; None if its rows name no images."""
     try:
         text = data[:_MAX_BYTES].decode("utf-8-sig")
-        first = text.partition("\n")[0]
-        divider = next((each for each in "\t,;" if each in first), " ")
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=divider, skipinitialspace=True)
-        rows = [row for row in reader if any(cell.strip() for cell in row)]
+        rows = _cells(text, images)
     except (ValueError, csv.Error):
         return None  # another kind of text
     width = len(rows[0]) if rows else 0
     has_header = width > 1 and not any(images.find(cell) is not None for cell in rows[0])
-    header = [cell.strip().lower() for cell in rows[0]] if has_header else []
+    titles = [cell.strip() for cell in rows[0]] if has_header else []
     body = rows[1:] if has_header else rows
-    name = _name_column(body, header, width, images)
+    name = _name_column(body, [title.lower() for title in titles], width, images)
     if name is None:
         return None
     for line, row in enumerate(rows, 1):
         if len(row) != width:
             raise DataError(f"{path}:{line}: {len(row)} columns, {width} in the first line")
-    return _Table(path, header, body, name)
+    return _Table(path, titles, body, name)
+
+
+def _cells(text: str, images: _Names) -> list[list[str]]:
+    """Divide the lines of a table; in Caffe's lists the file name before the class has spaces."""
+    first = text.partition("\n")[0]
+    divider = next((each for each in "\t,;" if each in first), " ")
+    if divider == " ":
+        pairs = [line.rsplit(None, 1) for line in text.splitlines() if line.strip()]
+        names = [pair[0] for pair in pairs[:_SAMPLE] if len(pair) == 2]
+        if any(" " in name and images.find(name) is not None for name in names):
+            return pairs
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=divider, skipinitialspace=True)
+    return [row for row in reader if any(cell.strip() for cell in row)]
+
+
+def _from_one_hot(table: _Table) -> _Table:
+    """Return the names and classes of a table with a column for each class, 1 for one, else 0.
+
+    Any other table is returned as it is.
+    """
+    columns = [i for i, title in enumerate(table.titles) if i != table.name and _has_title(title)]
+    marks = [[row[column].strip() for column in columns] for row in table.rows]
+    ones = [[column for column, mark in zip(columns, row, strict=True) if mark in _ONE]
+            for row in marks]  # fmt: skip
+    is_one_hot = all(mark in _ONE + _ZERO for row in marks for mark in row)
+    if len(columns) < 2 or not is_one_hot or any(len(found) != 1 for found in ones):
+        return table
+    rows = [
+        [row[table.name], table.titles[found[0]]]
+        for row, found in zip(table.rows, ones, strict=True)
+    ]
+    return _Table(table.path, ["file", "label"], rows, 0)
 
 
 def _name_column(
@@ -207,15 +245,15 @@ def _labels(table: _Table, column: int, images: _Names) -> Labels:
     classes: dict[str, str] = {}
     splits: dict[str, str] = {}
     split = _split_column(table)
+    absent = list[str]()
+    is_of_several = bool(table.titles) and table.header[column] in SEVERAL_COLUMNS
     for line, row in enumerate(table.rows, 2 if table.header else 1):
         name = images.find(row[table.name])
         if name is None:
+            if not _is_elsewhere(row, split, table.name, images.split):
+                absent.append(row[table.name])
             continue
-        label = class_key(row[column].strip())
-        if boxes := WNID_WITH_BOXES.fullmatch(label):
-            label = boxes[1]
-        if not label or "/" in label or label in (".", ".."):
-            raise DataError(f"{table.path}:{line}: {label!r} cannot be the name of a class")
+        label = _class_name(f"{table.path}:{line}", row[column], is_of_several)
         if classes.setdefault(name, label) != label:
             raise DataError(f"{table.path}:{line}: {name} has two classes")
         if split is not None:
@@ -230,7 +268,29 @@ def _labels(table: _Table, column: int, images: _Names) -> Labels:
             f"{table.path} names only {len(classes):,} of the images beside it; give it the names "
             "of the files, or remove it"
         )
-    return Labels(classes, splits)
+    rows = f"{len(absent):,} of {len(table.rows):,} rows name no image here"
+    notes = [f"{table.path}: {rows}, the first {absent[0]}"] if absent else []
+    return Labels(classes, splits, notes)
+
+
+def _class_name(place: str, text: str, is_of_several: bool) -> str:
+    label = class_key(text.strip())
+    if boxes := WNID_WITH_BOXES.fullmatch(label):
+        label = boxes[1]
+    if not label or "/" in label or label in (".", ".."):
+        raise DataError(f"{place}: {label!r} cannot be the name of a class")
+    if "|" in label or (" " in label and is_of_several):
+        raise DataError(f"{place}: {label!r} names several classes; give each image one")
+    return label
+
+
+def _is_elsewhere(row: Sequence[str], column: int | None, name: int, split: str) -> bool:
+    """Return whether a row is of another split than the folder's, by its column or its path."""
+    if not split:
+        return False
+    folders = row[name].replace("\\", "/").split("/")[:-1]
+    named = [split_of(each) for each in ([row[column]] if column is not None else []) + folders]
+    return any(each is not None and each[0] != split for each in named)
 
 
 def _split_column(table: _Table) -> int | None:
@@ -258,6 +318,7 @@ def _joined(
     if len({bool(split) for split in splits.values()}) > 1:
         raise DataError(f"{few([each.path for each, _ in tables])}: only some give a split")
     notes = [f"classes from {few([table.path for table, _ in tables])}"]
+    notes += [note for part in parts for note in part.notes]
     missing = [name for name in names if name not in classes]
     if missing:
         notes.append(

@@ -1,6 +1,6 @@
-"""Answers recorded as CUDA graphs against `log_probabilities`, which runs each operation.
+"""Answers captured as CUDA graphs against `log_probabilities`, which runs each operation.
 
-Without a GPU, substitutes for graphs and events test when a graph is recorded, used and refused.
+Without a GPU, substitutes for graphs and events test when a graph is captured, used and refused.
 """
 
 from collections import OrderedDict
@@ -28,8 +28,8 @@ from alexnet.kernels import accelerate
 from alexnet.kernels.accelerated import AcceleratedNetwork
 from alexnet.kernels.cpu import blocks
 from alexnet.kernels.cpu.tuning import conv_algorithm
-from alexnet.kernels.cuda import recorded
-from alexnet.kernels.cuda.recorded import RecordedAnswers, Recording, read_back
+from alexnet.kernels.cuda import captured
+from alexnet.kernels.cuda.captured import CapturedAnswers, CapturedGraph, read_back
 from alexnet.networks.layers import Input, LocalResponseNorm
 from alexnet.predict import predict_images
 from alexnet.transforms import Preprocessing
@@ -64,13 +64,13 @@ class Event:
         self.log.append("waited")
 
 
-class FakeRecordedAnswers(RecordedAnswers):
-    """Records with substitutes, on a CPU."""
+class FakeCapturedAnswers(CapturedAnswers):
+    """Captures with substitutes, on a CPU."""
 
-    def _capture(self, pixels: Tensor) -> Recording:
+    def _capture(self, pixels: Tensor) -> CapturedGraph:
         answer = self._compute(pixels).clone()
         graph: Any = Graph(lambda: answer.copy_(self._compute(pixels)))
-        return Recording(graph, pixels, answer)
+        return CapturedGraph(graph, pixels, answer)
 
 
 @pytest.fixture(autouse=True)
@@ -79,28 +79,28 @@ def substitutes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     log: list[str] = []
     if not ON_GPU:
         monkeypatch.setattr(torch.cuda, "Event", type("Logged", (Event,), {"log": log}))
-        monkeypatch.setattr(recorded, "_pinned", lambda images: torch.from_numpy(images).clone())
+        monkeypatch.setattr(captured, "_pinned", lambda images: torch.from_numpy(images).clone())
     return log
 
 
-class RecordedNetwork(AcceleratedNetwork):
-    """Records as on a GPU."""
+class CapturedNetwork(AcceleratedNetwork):
+    """Captures as on a GPU."""
 
-    def record(
+    def capture_answers(
         self, compute: Callable[..., Tensor], note: Callable[[str], None], **options: Any
     ) -> Callable[[Batches], Iterator[Tensor]] | None:
-        if self.recorded is None or not self.recorded.is_of(compute, options):
-            self.recorded = FakeRecordedAnswers(self, compute, options, note)
-        self.recorded.copy_weights()
-        return self.recorded
+        if self.captured is None or not self.captured.is_of(compute, options):
+            self.captured = FakeCapturedAnswers(self, compute, options, note)
+        self.captured.copy_weights()
+        return self.captured
 
 
-def accelerate_recorded(model: nn.Sequential) -> RecordedNetwork:
+def accelerate_captured(model: nn.Sequential) -> CapturedNetwork:
     rows = OrderedDict(model.named_children())
-    return RecordedNetwork(rows, blocks, "cpu", conv_algorithm).train(model.training)
+    return CapturedNetwork(rows, blocks, "cpu", conv_algorithm).train(model.training)
 
 
-def network() -> RecordedNetwork:
+def network() -> CapturedNetwork:
     torch.manual_seed(0)
     layers = OrderedDict(
         input=Input(3, CROP, CROP),
@@ -112,7 +112,7 @@ def network() -> RecordedNetwork:
         drop=nn.Dropout(0.5),
         fc2=nn.Linear(32, 3),
     )
-    return accelerate_recorded(nn.Sequential(layers).eval())
+    return accelerate_captured(nn.Sequential(layers).eval())
 
 
 def batches(*sizes: int, seed: int = 0) -> list[NDArray[np.uint8]]:
@@ -120,9 +120,9 @@ def batches(*sizes: int, seed: int = 0) -> list[NDArray[np.uint8]]:
     return [rng.integers(0, 256, (size, SIZE, SIZE, 3), np.uint8) for size in sizes]
 
 
-def graphs(model: RecordedNetwork) -> list[Any]:
-    assert model.recorded is not None
-    return [recording.graph for recording in model.recorded.recordings.values()]
+def graphs(model: CapturedNetwork) -> list[Any]:
+    assert model.captured is not None
+    return [each.graph for each in model.captured.graphs.values()]
 
 
 def expected(model: nn.Module, given: list[NDArray[np.uint8]], **options: Any) -> list[Tensor]:
@@ -139,12 +139,12 @@ def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-# When a graph is recorded.
+# When a graph is captured.
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("view_count", [1, 10])
-def test_recorded_answers_are_those_of_the_operations(view_count: int, precision: str) -> None:
+def test_captured_answers_are_those_of_the_operations(view_count: int, precision: str) -> None:
     model, given = network(), batches(4, 4, 4, 4, 2)
     options: dict[str, Any] = {"view_count": view_count, "precision": precision}
     assert_same(found(model, given, **options), expected(model, given, **options))
@@ -152,7 +152,7 @@ def test_recorded_answers_are_those_of_the_operations(view_count: int, precision
     assert graph.count == 3, "one to compare, and one for each batch after the second"
 
 
-def test_the_next_evaluation_repeats_what_was_recorded() -> None:
+def test_the_next_evaluation_repeats_what_was_captured() -> None:
     model = network()
     for seed in (0, 1, 2):
         given = batches(4, 4, 2, seed=seed)
@@ -160,21 +160,21 @@ def test_the_next_evaluation_repeats_what_was_recorded() -> None:
     assert [graph.count for graph in graphs(model)] == [1 + 4, 1 + 1]
 
 
-def test_a_single_batch_is_not_recorded() -> None:
+def test_a_single_batch_is_not_captured() -> None:
     model = network()
     found(model, batches(4))
     assert graphs(model) == []
 
 
-def test_other_options_are_recorded_anew() -> None:
+def test_other_options_are_captured_again() -> None:
     model, given = network(), batches(2, 2, 2)
     found(model, given)
-    first = model.recorded
+    first = model.captured
     found(model, given)
-    assert model.recorded is first
+    assert model.captured is first
     for options in ({"view_count": 10}, {"precision": "bfloat16"}):
         assert_same(found(model, given, **options), expected(model, given, **options))
-        assert model.recorded is not first
+        assert model.captured is not first
     other = Preprocessing(SIZE, CROP, MEAN + 1, (1.0, 1.0, 1.0), ((1.0, 0.0, 0.0),) * 3)
     moved = list(answer_batches(model, given, other))
     assert_same(moved, [log_probabilities(model, images, other) for images in given])
@@ -184,14 +184,14 @@ def test_graphs_are_few() -> None:
     """Batches with an unreadable image here and there have many sizes."""
     model, sizes = network(), [1, 2, 3, 4, 5, 6] * 3
     assert_same(found(model, batches(*sizes)), expected(model, batches(*sizes)))
-    assert len(graphs(model)) == recorded.MOST_GRAPHS
+    assert len(graphs(model)) == captured.MOST_GRAPHS
 
 
 # What a graph reads.
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_recording_has_the_weights_of_its_moment(precision: str) -> None:
+def test_a_captured_graph_has_the_weights_of_its_moment(precision: str) -> None:
     model, given = network(), batches(2, 2, 2)
     found(model, given, precision=precision)
     with torch.no_grad():
@@ -205,14 +205,14 @@ def test_a_recording_has_the_weights_of_its_moment(precision: str) -> None:
 def test_weights_are_converted_once() -> None:
     """A layer's kernels are copied channels-last, and nothing is copied that has the type."""
     model = network()
-    pairs = recorded._converted_weights(model, torch.bfloat16)
+    pairs = captured._converted_weights(model, torch.bfloat16)
     assert list(pairs) == ["conv1.weight", "conv1.bias", "fc2.weight", "fc2.bias"]
     assert all(copy.dtype == torch.bfloat16 for _, copy in pairs.values())
     assert pairs["conv1.weight"][1].is_contiguous(memory_format=torch.channels_last)
-    assert list(recorded._converted_weights(model, torch.float32)) == ["conv1.weight"]
+    assert list(captured._converted_weights(model, torch.float32)) == ["conv1.weight"]
 
 
-def test_a_hook_of_the_network_is_recorded() -> None:
+def test_a_hook_of_the_network_is_captured() -> None:
     """An evaluation puts classes in another order with one."""
     model, given = network(), batches(2, 2, 2)
     plain = expected(model, given)
@@ -223,28 +223,28 @@ def test_a_hook_of_the_network_is_recorded() -> None:
 # Graphs that cannot be used.
 
 
-class Wrong(FakeRecordedAnswers):
+class Wrong(FakeCapturedAnswers):
     """Its graph computes something else, which is 1 % off."""
 
-    def _capture(self, pixels: Tensor) -> Recording:
+    def _capture(self, pixels: Tensor) -> CapturedGraph:
         made = super()._capture(pixels)
         made.graph.after = lambda: made.answer.mul_(1.01)  # type: ignore[attr-defined]
         return made
 
 
-class Stale(FakeRecordedAnswers):
+class Stale(FakeCapturedAnswers):
     """Its graph does not read the batch."""
 
-    def _capture(self, pixels: Tensor) -> Recording:
+    def _capture(self, pixels: Tensor) -> CapturedGraph:
         made = super()._capture(pixels)
         made.graph.run = lambda: None  # type: ignore[attr-defined]
         return made
 
 
-class Refusing(FakeRecordedAnswers):
+class Refusing(FakeCapturedAnswers):
     """It cannot capture."""
 
-    def _capture(self, pixels: Tensor) -> Recording:
+    def _capture(self, pixels: Tensor) -> CapturedGraph:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
 
@@ -257,7 +257,7 @@ class Refusing(FakeRecordedAnswers):
         (Refusing, "operation not permitted when stream is capturing"),
     ],
 )
-def test_without_a_graph_the_operations_run(kind: type[RecordedAnswers], problem: str) -> None:
+def test_without_a_graph_the_operations_run(kind: type[CapturedAnswers], problem: str) -> None:
     model, recorder, given = network(), Recorder(), batches(2, 2, 2, 3, 3)
     options: dict[str, Any] = {
         "preprocessing": PREPROCESSING, "view_count": 1, "precision": "float32"
@@ -300,15 +300,15 @@ def test_an_evaluation_gives_the_same_figures(
     tiny_run: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alexnet.evaluate.EVALUATION_BATCH", 4)
-    made: list[RecordedNetwork] = []
+    made: list[CapturedNetwork] = []
 
-    def record(model: nn.Sequential) -> nn.Module:
-        made.append(accelerate_recorded(model))
+    def capture(model: nn.Sequential) -> nn.Module:
+        made.append(accelerate_captured(model))
         return made[-1]
 
     for runs, views in (([tiny_run], 10), ([tiny_run, tiny_run], 1)):
         plain = evaluate_run(runs, tiny_data, views=views, device="cpu", accelerate=accelerate)
-        ours = evaluate_run(runs, tiny_data, views=views, device="cpu", accelerate=record)
+        ours = evaluate_run(runs, tiny_data, views=views, device="cpu", accelerate=capture)
         assert ours == plain
     assert [[graph.count for graph in graphs(model)] for model in made] == [[2]] * 3
 
@@ -328,7 +328,7 @@ def test_predictions_are_the_same(
     bad: list[Exception] = []
     options: dict[str, Any] = {"device": "cpu", "on_bad": bad.append}
     plain = predict_images(tmp_path, tiny_run, accelerate=accelerate, **options)
-    ours = predict_images(tmp_path, tiny_run, accelerate=accelerate_recorded, **options)
+    ours = predict_images(tmp_path, tiny_run, accelerate=accelerate_captured, **options)
     assert ours == plain
     assert [Path(each.image).name for each in ours] == [
         f"{number:02}.png" for number in range(11) if number != 4
@@ -338,7 +338,7 @@ def test_predictions_are_the_same(
 
 @pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_gpu_records_its_answers(precision: str) -> None:
+def test_a_gpu_captures_its_answers(precision: str) -> None:
     recorder, given = Recorder(), batches(4, 4, 4, 4, 2)
     rows = nn.Sequential(OrderedDict(network().named_children())).cuda()
     model: Any = accelerate(rows.eval())
@@ -348,5 +348,5 @@ def test_a_gpu_records_its_answers(precision: str) -> None:
     for scores, images in zip(ours, given, strict=True):
         theirs = log_probabilities(model, images, preprocessing, **options)
         torch.testing.assert_close(scores, theirs, rtol=1e-3, atol=1e-3)
-    assert len(model.recorded.recordings) == 1
+    assert len(model.captured.graphs) == 1
     assert not recorder.notes

@@ -1,4 +1,4 @@
-"""The answers of a network on a GPU: recorded once as a CUDA graph for each size of batch.
+"""The answers of a network on a GPU: captured once as a CUDA graph for each size of batch.
 
 A graph cuts all views from the 8-bit images and runs the network on each, so a batch costs two
 copies and one launch. Weights are converted to the type of the forward pass once, not for every
@@ -23,7 +23,7 @@ from alexnet.kernels.cuda.graphs import capture_graph
 from alexnet.loader import read_ahead
 
 MOST_GRAPHS = 4
-"""Sizes of batches that are recorded; a split has two, that of its last batch included."""
+"""Sizes of batches that are captured; a split has two, that of its last batch included."""
 TOLERANCE = 1e-3
 """Largest difference of logits between a replay and the operations themselves, relative to 1 or to
 the logit."""
@@ -33,7 +33,7 @@ BEHIND = 2
 """Batches that the GPU may still have to do when the answer to an earlier one is waited for."""
 
 
-class Recording(NamedTuple):
+class CapturedGraph(NamedTuple):
     """A graph, and its input and result at the same addresses in each replay."""
 
     graph: torch.cuda.CUDAGraph
@@ -48,11 +48,11 @@ class Recording(NamedTuple):
         return self.answer
 
 
-class RecordedAnswers:
+class CapturedAnswers:
     """Yields `compute(network, pixels, **options)` of batches; `options` has a precision.
 
     The first batch of each size runs its operations, in which libraries choose algorithms and take
-    memory. The second one is recorded, and the replay compared with the answer itself. If that
+    memory. The second one is captured, and the replay compared with the answer itself. If that
     fails, `note` is called once and all batches run their operations. The weights are those of the
     last call of `copy_weights`.
     """
@@ -69,7 +69,7 @@ class RecordedAnswers:
         self.weights = _converted_weights(network, dtype_of(self.device, options["precision"]))
         self.network = partial(_run, network, {n: copy for n, (_, copy) in self.weights.items()})
         self.seen: set[torch.Size] = set()
-        self.recordings: dict[torch.Size, Recording] = {}
+        self.graphs: dict[torch.Size, CapturedGraph] = {}
         self.uses_graphs = True
 
     def is_of(self, compute: Callable[..., Tensor], options: dict[str, Any]) -> bool:
@@ -94,23 +94,23 @@ class RecordedAnswers:
         The result is on the device, and the next call overwrites it.
         """
         size = pixels.shape
-        if size in self.recordings:
-            return self.recordings[size].replay(pixels)
+        if size in self.graphs:
+            return self.graphs[size].replay(pixels)
         pixels = pixels.to(self.device, non_blocking=True)
         answer = self._compute(pixels)
-        if self.uses_graphs and size in self.seen and len(self.recordings) < MOST_GRAPHS:
-            self._record(pixels, answer)
+        if self.uses_graphs and size in self.seen and len(self.graphs) < MOST_GRAPHS:
+            self._add_graph(pixels, answer)
         self.seen.add(size)
         return answer
 
     def _compute(self, pixels: Tensor) -> Tensor:
         return self.compute(self.network, pixels, **self.options)
 
-    def _record(self, pixels: Tensor, answer: Tensor) -> None:
-        """Record how `pixels` are answered, and keep it if a replay gives `answer`."""
+    def _add_graph(self, pixels: Tensor, answer: Tensor) -> None:
+        """Capture how `pixels` are answered, and keep the graph if a replay gives `answer`."""
         try:
-            recording = self._capture(torch.zeros_like(pixels))
-            replayed = recording.replay(pixels)
+            captured = self._capture(torch.zeros_like(pixels))
+            replayed = captured.replay(pixels)
             same = torch.allclose(replayed, answer, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
             problem = "" if same else "a replay gives other logits"
         except RuntimeError as error:  # raised by CUDA, or by a library
@@ -119,12 +119,12 @@ class RecordedAnswers:
             self.note(f"answers are not replayed from a CUDA graph: {problem}")
             self.uses_graphs = False
         else:
-            self.recordings[pixels.shape] = recording
+            self.graphs[pixels.shape] = captured
 
-    def _capture(self, pixels: Tensor) -> Recording:
+    def _capture(self, pixels: Tensor) -> CapturedGraph:
         compute = partial(self._compute, pixels)
         graph, answer = capture_graph(compute, warm_up=compute)
-        return Recording(graph, pixels, answer)
+        return CapturedGraph(graph, pixels, answer)
 
 
 def read_back(results: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -146,7 +146,7 @@ def _wait(result: Tensor, copied: torch.cuda.Event) -> Tensor:
 
 
 def _pinned(images: NDArray[np.uint8]) -> Tensor:
-    """Copy images to memory from which a GPU reads while the program goes on."""
+    """Copy images to memory that a GPU reads by itself."""
     return torch.from_numpy(images).pin_memory()
 
 
