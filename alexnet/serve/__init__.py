@@ -37,9 +37,10 @@ def serve_runs(  # noqa: PLR0913 - each is a decision of its own
 ) -> None:
     """Serve trained runs until the process is told to stop; `on_start` receives the address.
 
-    Without `runs` the net that comes with the package is served. `data` is a packed data set for the first run. A public `host` needs a token in the environment
-    variable ALEXNET_TOKEN, or `no_auth`. Raises `UsageError` for an address that cannot be used,
-    `CheckpointError` for a run without weights, unless a training is about to write them.
+    Without `runs` the net that comes with the package is served. `data` is a packed data set for
+    the first run. A public `host` needs a token in the environment variable ALEXNET_TOKEN, or
+    `no_auth`. Raises `UsageError` for an address that cannot be used, `CheckpointError` for a run
+    without weights, unless a training is about to write them.
     """
     check_libraries()
     from alexnet.serve.gallery import Gallery
