@@ -132,10 +132,10 @@ def test_figures_and_answers_can_be_taken_along(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#answer").get_by_role("button", name="JSON").click()
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
-    assert copied[0]["image"] == "bicycle.png"
+    assert copied[0]["image"] == "car.png"
     page.locator("#answer").get_by_role("button", name="Command").click()
     command = page.evaluate("navigator.clipboard.readText()")
-    assert command.startswith("alexnet predict bicycle.png --run ")
+    assert command.startswith("alexnet predict car.png --run ")
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import { forgetTables, showInside } from "./network.js";
 import { listen, preview, showSamples } from "./picture.js";
 import { followTraining } from "./training.js";
 
+/** The sample that is taken at the start: networks of photographs know it, too. */
+const FIRST = "car";
 const state = { cards: [], which: "all", subjects: [], asked: 0, last: null };
 
 /** Ask all runs about a picture, and then look inside. */
@@ -95,9 +97,14 @@ function describe(runs) {
     const each = runs.map((one) => `${one.name} (${one.model}, ${one.titles.length} classes)`);
     $("about").textContent = `Side by side: ${each.join(" and ")}.`;
   } else {
-    const who = `${run.name} (${run.model}) tells apart`;
+    const who = `${called(run)} tells apart`;
     $("about").textContent = `${who}: ${names.join(", ")}${more}. Any picture is taken for one of these.`;
   }
+}
+
+function called(run) {
+  if (run.command === "--run shipped") return `The net that comes with alexnet, ${run.model},`;
+  return run.name === run.model ? run.name : `${run.name} (${run.model})`;
 }
 
 async function start() {
@@ -109,7 +116,8 @@ async function start() {
   offerChoice(about.runs);
   listen(take, about.most_bytes);
   if (about.runs[0].drawings) offerBoard();
-  const [first] = await showSamples(about.samples, take);
+  const samples = await showSamples(about.samples, take);
+  const first = samples.find((button) => button.title === FIRST) ?? samples[0];
   if (about.runs.every((run) => run.ready)) first.click();
   const renew = () => {
     forgetTables();

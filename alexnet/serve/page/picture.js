@@ -36,7 +36,7 @@ export function listen(take, mostBytes) {
   document.addEventListener("paste", (event) => offer(event.clipboardData?.files[0]));
 }
 
-/** Show the samples as buttons; the first one is taken at once. */
+/** Show the samples as buttons, and return these. */
 export async function showSamples(names, take) {
   const buttons = await Promise.all(
     names.map(async (name) => {
