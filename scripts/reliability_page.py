@@ -81,17 +81,18 @@ FAULTS: dict[str, list[tuple[int, str, str]]] = {
         (54, "odd paths, full disks", "work; exit 6"),
     ],
     "Serving and exporting": [
-        (55, "an upload that is too large", ""),
-        (56, "an upload that is no image", ""),
-        (57, "animated, turned, grey, 16-bit uploads", ""),
-        (58, "clients that are slow, gone, or very many", ""),
-        (59, "SIGTERM with requests in flight", ""),
-        (60, "the model is missing or exchanged", ""),
-        (61, "HTML in names, paths that lead outside", ""),
+        (55, "an upload that is too large", "413 at the limit, whatever its headers say"),
+        (56, "an upload that is no image", "400 with one line; never an error of the server"),
+        (57, "animated, turned, grey, 16-bit uploads", "the answer of `alexnet predict`"),
+        (58, "clients that are slow, gone, or very many", "time-outs; 503 with Retry-After"),
+        (59, "SIGTERM with requests in flight", "they are answered; exit 0"),
+        (60, "the model is missing or exchanged", "exit 4; while serving, the old one answers"),
+        (61, "HTML in names, paths that lead outside", "text; 404"),
         (62, "an exported network", "the same outputs in the other engine, or no file"),
     ],
 }
 
+SERVING = "tests/faults/test_serving.py"
 SAVE, STOP = "tests/faults/test_save.py", "tests/faults/test_stop.py"
 IMAGES, SOURCES = "tests/faults/test_files_images.py", "tests/test_sources.py"
 PREPARING = "tests/faults/test_data_preparing.py"
@@ -178,6 +179,26 @@ SHOWN_BY: dict[int, tuple[str, ...]] = {
     ),
     50: (f"{SOURCES}::test_wrong_label_files_are_refused",),
     51: (f"{SOURCES}::test_unpacked_imagenet_with_a_flat_validation_folder",),
+    55: (
+        f"{SERVING}::test_a_large_upload_is_refused_while_it_is_read",
+        f"{SERVING}::test_no_more_is_read_than_the_limit_and_one_part",
+    ),
+    56: (
+        f"{SERVING}::test_what_is_no_image_is_refused",
+        f"{SERVING}::test_random_bodies_cause_no_error_of_the_server",
+    ),
+    58: (
+        f"{SERVING}::test_slow_clients_are_given_up",
+        f"{SERVING}::test_of_500_requests_at_a_time_some_are_asked_to_come_again",
+    ),
+    60: (
+        f"{SERVING}::test_a_damaged_model_is_not_served",
+        f"{SERVING}::test_a_model_that_is_exchanged_while_it_is_served_answers_as_before",
+    ),
+    61: (
+        f"{SERVING}::test_html_in_the_name_of_a_file_stays_text",
+        f"{SERVING}::test_paths_that_lead_outside_lead_nowhere",
+    ),
     54: (
         f"{PREPARING}::test_odd_names_of_folders_classes_and_files",
         "tests/test_prepare.py::test_a_file_size_limit_or_full_disk_in_the_middle",
@@ -192,7 +213,6 @@ SHOWN_BY: dict[int, tuple[str, ...]] = {
 NOT_TESTED = {
     28: "threads read, without shared memory",
     30: "half precision is bfloat16, with float32's range",
-    **dict.fromkeys(range(55, 62), "there is no server yet"),
 }
 """Why no test carries a number. The page names these faults above its tables."""
 

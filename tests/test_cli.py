@@ -41,6 +41,7 @@ COMMANDS = [
     "doctor",
     "bench",
     "demo",
+    "serve",
 ]
 
 

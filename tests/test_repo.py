@@ -32,7 +32,7 @@ evaluate
 predict prepare train
 analysis doctor kernels parallel
 convert demo reproduce
-bench
+bench serve
 cli
 python
 __init__ __main__

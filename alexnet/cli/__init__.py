@@ -29,6 +29,7 @@ from alexnet.cli import (
     recipes,
     report,
     reproduce,
+    serve,
     summary,
     train,
 )
@@ -76,6 +77,7 @@ for command in (
     bench.bench,
     demo.demo,
     reproduce.reproduce,
+    serve.serve,
 ):
     app.command(command.__name__.rstrip("_"))(command)
 

@@ -39,7 +39,7 @@ def test_tests_are_found_by_their_marks(tmp_path: Path) -> None:
     ("change", "complaint"),
     [
         ({8: []}, "fault 8 has no test and no reason"),
-        ({55: ["x"]}, "fault 55 has a test and a reason why not"),
+        ({28: ["x"]}, "fault 28 has a test and a reason why not"),
         ({99: ["x"]}, "99 is no fault"),
         ({44: ["x"]}, f"fault 44 is not shown by {script.SHOWN_BY[44][0]}"),
     ],

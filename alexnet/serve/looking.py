@@ -1,0 +1,183 @@
+"""The endpoints behind the page: samples, and what a network does with an image."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from alexnet.serve import inside
+from alexnet.serve.api import ERRORS, IMAGES, image_of
+from alexnet.serve.limits import Refusal
+from alexnet.serve.predictor import Predictor
+from alexnet.serve.samples import knows_drawings
+from alexnet.serve.service import Service, png_bytes
+from alexnet.storage.environment import package_version
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+MOST_STEPS = 400
+"""Rows of a training's log that one answer has, evenly from all, beside those of epochs."""
+
+
+def about_run(predictor: Predictor, service: Service, *, paths: bool) -> dict[str, Any]:
+    """Describe a served run; `paths` tells the client where it is."""
+    return {
+        "name": predictor.name,
+        "model": predictor.run.model_name,
+        "classes": predictor.run.classes,
+        "titles": predictor.run.titles,
+        "size": predictor.preprocessing.size,
+        "crop": predictor.preprocessing.crop,
+        "ready": predictor.is_ready,
+        "training": predictor.is_training,
+        "drawings": knows_drawings(predictor.run.classes),
+        "data": service.gallery is not None and predictor is service.predictors[0],
+        "command": predictor.command if paths else f"--run {predictor.name}",
+    }
+
+
+def training_rows(predictor: Predictor) -> dict[str, Any]:
+    """Return the epochs of a training, and of its steps at most `MOST_STEPS`."""
+    rows = predictor.run.metrics()
+    epochs = [row for row in rows if row.get("kind") == "epoch"]
+    steps = [row for row in rows if row.get("kind") != "epoch" and "train_loss" in row]
+    every = -(-len(steps) // MOST_STEPS) or 1
+    settings = predictor.run.settings
+    return {
+        "training": predictor.is_training,
+        "checkpoint": predictor.checkpoint,
+        "planned": settings.epochs,
+        "epochs": epochs,
+        "steps": steps[::every],
+    }
+
+
+def add_facts(app: "FastAPI", service: Service, *, paths: bool) -> None:
+    """Add what needs no image: the runs, their networks, filters, trainings, and samples."""
+    from fastapi import Path
+    from fastapi.responses import JSONResponse, Response
+
+    @app.get("/about", tags=["page"])
+    async def about() -> Response:
+        """Describe the served runs."""
+        return JSONResponse(
+            {
+                "version": package_version(),
+                "runs": [about_run(each, service, paths=paths) for each in service.predictors],
+                "samples": list(service.samples),
+                "most_bytes": service.limits.body,
+            }
+        )
+
+    @app.get("/samples/{name}", tags=["page"], responses=ERRORS)
+    async def sample(name: str = Path(max_length=100)) -> Response:
+        """Return a sample picture, PNG."""
+        if name not in service.samples:
+            raise Refusal(404, "no such sample")
+        return Response(service.samples[name], media_type="image/png")
+
+    @app.get("/training", tags=["page"], responses=ERRORS)
+    async def training(run: str | None = None) -> Response:
+        """Return the losses and errors of a run's training, also while it goes on."""
+        found = await service.inquire(partial(training_rows, service.predictor(run)))
+        return JSONResponse(found)
+
+    @app.get("/network", tags=["page"], responses=ERRORS)
+    async def network(run: str | None = None) -> Response:
+        """Describe a network row by row."""
+        predictor = service.predictor(run)
+        return JSONResponse(await service.inquire(partial(inside.network_table, predictor)))
+
+    @app.get("/filters/{layer}", tags=["page"], responses=ERRORS)
+    async def filters(layer: str, run: str | None = None) -> Response:
+        """Return the filters of a convolution."""
+        predictor = service.predictor(run)
+        return JSONResponse(await service.inquire(partial(inside.layer_filters, predictor, layer)))
+
+
+def add_units(app: "FastAPI", service: Service) -> None:
+    """Add what excites a unit, without an image of the client."""
+    from fastapi.responses import JSONResponse, Response
+
+    @app.get("/preferred/{layer}/{unit}", tags=["page"], responses=ERRORS)
+    async def preferred(layer: str, unit: int, run: str | None = None) -> Response:
+        """Return an image made to excite a unit. This takes seconds."""
+        question = partial(inside.preferred_image, service.predictor(run), layer, unit)
+        return JSONResponse(await service.inquire(question))
+
+    @app.get("/patches/{layer}/{unit}", tags=["page"], responses=ERRORS)
+    async def patches(layer: str, unit: int) -> Response:
+        """Return the patches of the data set that excite a unit of the first run most."""
+        if service.gallery is None:
+            raise Refusal(404, "no data set is served: start with --data")
+        return JSONResponse(await service.inquire(partial(service.gallery.patches, layer, unit)))
+
+
+def add_questions(app: "FastAPI", service: Service) -> None:
+    """Add questions about one image, which is the body."""
+    from fastapi import Request
+    from fastapi.responses import JSONResponse, Response
+
+    post = partial(app.post, tags=["page"], openapi_extra=IMAGES, responses=ERRORS)
+
+    @post("/square")
+    async def square(request: Request, run: str | None = None) -> Response:
+        """Return the square of an image that the run works with, PNG.
+
+        In place of the image it gives the same answers, and is smaller.
+        """
+        image = await image_of(request, service, service.predictor(run))
+        return Response(png_bytes(image), media_type="image/png")
+
+    @post("/maps/{layer}")
+    async def maps(request: Request, layer: str, run: str | None = None) -> Response:
+        """Return the strongest maps or units of a layer."""
+        predictor = service.predictor(run)
+        image = await image_of(request, service, predictor)
+        question = partial(inside.layer_of_image, predictor, image, layer)
+        return JSONResponse(await service.inquire(question))
+
+    @post("/maps/{layer}/{unit}")
+    async def unit_map(request: Request, layer: str, unit: int, run: str | None = None) -> Response:
+        """Show where in an image a unit fires."""
+        predictor = service.predictor(run)
+        image = await image_of(request, service, predictor)
+        question = partial(inside.unit_of_image, predictor, image, layer, unit)
+        return JSONResponse(await service.inquire(question))
+
+
+def add_evidence(app: "FastAPI", service: Service) -> None:
+    """Add where the evidence for a class is, the ten views, and the nearest images."""
+    from fastapi import Path, Request
+    from fastapi.responses import JSONResponse, Response
+
+    post = partial(app.post, tags=["page"], openapi_extra=IMAGES, responses=ERRORS)
+
+    @post("/evidence/{kind}/{label}")
+    async def evidence(
+        request: Request,
+        label: int,
+        kind: str = Path(pattern="^(grad-cam|occlusion)$"),
+        run: str | None = None,
+    ) -> Response:
+        """Show where in an image a class, given by its number, is seen."""
+        predictor = service.predictor(run)
+        image = await image_of(request, service, predictor)
+        question = partial(inside.evidence, predictor, image, kind, label)
+        return JSONResponse(await service.inquire(question))
+
+    @post("/views")
+    async def views(request: Request, run: str | None = None) -> Response:
+        """Return the answers of the paper's ten views."""
+        predictor = service.predictor(run)
+        image = await image_of(request, service, predictor)
+        return JSONResponse(await service.inquire(partial(inside.ten_views, predictor, image)))
+
+    @post("/nearest")
+    async def nearest(request: Request) -> Response:
+        """Return the training images nearest to an image in the first run's last hidden layer."""
+        if service.gallery is None:
+            raise Refusal(404, "no data set is served: start with --data")
+        predictor = service.predictors[0]
+        image = await image_of(request, service, predictor)
+        question = partial(service.gallery.nearest, predictor, image)
+        return JSONResponse(await service.inquire(question))
