@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | soak | bench-gpu | reproduce-gpu | claims | lint | format | clean
+# make demo | test | test-all | check | soak | bench-gpu | reproduce-gpu | claims | notebooks | lint | format | clean
 # With another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: bench-gpu reproduce-gpu claims demo test test-slow test-all check soak lint format clean
+.PHONY: bench-gpu reproduce-gpu claims notebooks demo test test-slow test-all check soak lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/alexnet demo
@@ -56,6 +56,11 @@ reproduce-gpu: $(VENV)/.installed-dev
 # The page of results/reproduce/ and the table in docs/paper.md, from the results there.
 claims: $(VENV)/.installed-dev
 	@$(BIN)/python scripts/write_claims.py
+
+# The outputs of docs/notebooks/, from a run of their cells.
+notebooks: $(VENV)/.installed-dev
+	@$(PIP) ipykernel nbclient
+	@$(BIN)/python scripts/run_notebooks.py docs/notebooks/*.ipynb
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check --quiet .

@@ -58,7 +58,16 @@ OTHER_NAMES = {
 OPTIONS = {"model", "epochs", "lr", "batch_size", "weight_decay", "optimizer", "seed"}
 """Settings that have an option of their own."""
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+EPILOG = """
+Files: DATA and RUN are folders. A run has all that evaluate, predict, export
+and the other commands need. --json prints a result as one JSON document.
+
+Exit codes: 0 done, 1 unexpected error, 2 wrong command or setting, 3 images
+or data, 4 run or checkpoint, 5 training diverged, 6 no space, permission,
+memory or device, 7 a worker process died, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+app = typer.Typer(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 for command in (
     summary.summary,
     prepare.prepare,
@@ -134,8 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_any_character()
         code = run([word for word in given if word != "--debug"] or ["--help"])
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # rich turns a broken pipe into SystemExit
+    except BrokenPipeError:
         code = 1  # stdout was closed early, as in: alexnet summary | head
+    except SystemExit as stop:  # rich turns a broken pipe into one, typer ends completion with one
+        code = stop.code if isinstance(stop.code, int) else 1
     except BaseException as error:  # noqa: BLE001 - any error becomes one line
         RESERVE.clear()
         if debug:

@@ -77,7 +77,8 @@ def features(  # noqa: PLR0913 - typer makes an option of each parameter
       alexnet features --run runs/photos --list
       alexnet features photos/ fc7.npy --run runs/photos --layer fc7
       alexnet features photos/ x.npy --run runs/photos --layer conv5 --layer fc6
-      alexnet features photos/ rdm.npz --run runs/a --layer fc7 --rdm --other runs/b
+      alexnet features photos/ rdm.npz --run runs/a --layer fc7 --rdm
+        --other runs/b
     """
     run = named_run(run)
     check_run(run)

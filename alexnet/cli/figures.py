@@ -50,7 +50,7 @@ def figures(  # noqa: PLR0913 - typer makes an option of each parameter
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Draw figures of a trained network.
+    r"""Draw figures of a trained network.
 
     curves       loss and error by epoch (the paper's figure 1)
     filters      the first layer's filters, by tower (figure 3)
@@ -62,7 +62,7 @@ def figures(  # noqa: PLR0913 - typer makes an option of each parameter
     confusion    images by true and by predicted class
     rdm          how much the classes differ to each layer
 
-    Needs: pip install 'alexnet[figures]'
+    Needs: pip install 'alexnet\[figures]'
 
     Examples:
 

@@ -1,5 +1,6 @@
 """The options that several commands share: same name, same meaning, same help text."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,10 +20,21 @@ TRAINING, MACHINE, OUTPUT = "Training", "Machine", "Output"
 """Titles of groups of options in the help text."""
 
 
-def option(usage: str, help: str, group: str | None = None, **limits: float) -> Any:  # noqa: A002
-    """Declare an option; `usage` is its name and its value: "--epochs N"."""
+def option(
+    usage: str,
+    help: str,  # noqa: A002
+    group: str | None = None,
+    *,
+    values: Sequence[str] = (),
+    **more: Any,
+) -> Any:
+    """Declare an option; `usage` is its name and its value: "--epochs N".
+
+    A shell completes `values`; `more` are arguments of `typer.Option`.
+    """
     name, _, value = usage.partition(" ")
-    return typer.Option(name, metavar=value or None, help=help, rich_help_panel=group, **limits)  # type: ignore[arg-type]
+    more |= {"autocompletion": lambda: list(values)} if values else {}
+    return typer.Option(name, metavar=value or None, help=help, rich_help_panel=group, **more)
 
 
 def flag(name: str, help: str, group: str | None = None) -> Any:  # noqa: A002
@@ -34,7 +46,12 @@ NETWORKS = f"Network: {', '.join(NAMES)}."
 
 Model = Annotated[
     str | None,
-    option("--model NAME", f"{NETWORKS} Default: chosen by recipe and image size.", TRAINING),
+    option(
+        "--model NAME",
+        f"{NETWORKS} Default: chosen by recipe and image size.",
+        TRAINING,
+        values=NAMES,
+    ),
 ]
 Recipe = Annotated[
     str | None,
@@ -42,6 +59,7 @@ Recipe = Annotated[
         "--recipe NAME",
         f"Named settings to start from: {', '.join(list_recipes())}. Default: small.",
         TRAINING,
+        values=list_recipes(),
     ),
 ]
 Epochs = Annotated[int | None, option("--epochs N", "Passes over the training images.", TRAINING)]

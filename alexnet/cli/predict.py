@@ -36,6 +36,7 @@ TrainedRun = Annotated[
         "--run RUN",
         "Run directory of alexnet train or import. Default: shipped, the net that comes with "
         "alexnet, for the ten classes of CIFAR-10.",
+        show_default=False,
     ),
 ]
 Top = Annotated[int, option("--top N", "Number of classes to show for each image.")]
