@@ -1,4 +1,5 @@
-# make demo | test | test-all | check | soak | bench-gpu | reproduce-gpu | claims | notebooks | lint | format | clean
+# make demo | test | test-all | check | soak | bench-gpu | reproduce-gpu | claims | docs | notebooks
+# make lint | format | clean
 # With another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -6,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: bench-gpu reproduce-gpu claims notebooks demo test test-slow test-all check soak lint format clean
+.PHONY: bench-gpu reproduce-gpu claims docs notebooks demo test test-slow test-all check soak lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/alexnet demo
@@ -62,6 +63,11 @@ notebooks: $(VENV)/.installed-dev
 	@$(PIP) ipykernel nbclient
 	@$(BIN)/python scripts/run_notebooks.py docs/notebooks/*.ipynb
 
+# The guide as a site; a broken link stops it.
+docs: $(VENV)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html; with search: $(BIN)/python -m http.server --directory site"
+
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -72,7 +78,7 @@ format: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --quiet .
 
 clean:
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist site
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. It is installed again only when pyproject.toml is newer than the stamps.
@@ -85,6 +91,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	@echo "Installing into $(VENV) with the tools for development (once, about two minutes) ..."
 	@$(PIP) -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/pip
+	@echo "Installing into $(VENV) with what builds the guide ..."
+	@$(PIP) -e '.[docs]'
 	@touch $(VENV)/.installed $@
 
 $(BIN)/pip:

@@ -36,14 +36,14 @@ def serve(  # noqa: PLR0913 - typer makes an option of each parameter
     plain: Plain = False,
     json: Json = False,
 ) -> None:
-    """Serve a page and an API for trained networks, until Ctrl-C.
+    r"""Serve a page and an API for trained networks, until Ctrl-C.
 
     The page shows what a network answers, and looks inside it: its layers,
     what each unit sees, what in a picture decides. Only this machine can
     reach it, unless --host says otherwise. Then requests need the token in
     the environment variable ALEXNET_TOKEN.
 
-    Needs: pip install 'alexnet[serve]'
+    Needs: pip install 'alexnet\[serve]'
 
     Examples:
 
