@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 import alexnet
 from alexnet.analysis.figures import style
-from alexnet.analysis.figures.filters import filter_pictures
 from alexnet.analysis.figures.pictures import enlarged, sheet
 from alexnet.analysis.figures.subject import Subject, open_subject
 from alexnet.demo.drawings import draw_picture
 from alexnet.images import Pixels
+from alexnet.images.filter_pictures import filter_pictures
 from alexnet.transforms import augment, sample_augment
 
 if TYPE_CHECKING:

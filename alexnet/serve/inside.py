@@ -11,7 +11,7 @@ from torch import nn
 
 from alexnet.analysis.features import taps
 from alexnet.analysis.figures.excitation import cut
-from alexnet.analysis.figures.filters import filter_pictures, in_words, learned
+from alexnet.analysis.figures.filters import in_words, learned
 from alexnet.analysis.figures.pictures import enlarged, png_address, scaled, spotlight
 from alexnet.analysis.figures.preferred import preferred_images
 from alexnet.analysis.figures.saliency import grad_cam, occlusion_map
@@ -21,6 +21,7 @@ from alexnet.analysis.summary import ACTIVATIONS, summarize
 from alexnet.errors import UsageError
 from alexnet.evaluate import view_logits
 from alexnet.images import Pixels
+from alexnet.images.filter_pictures import filter_pictures
 from alexnet.serve.predictor import Predictor
 from alexnet.transforms import views
 
