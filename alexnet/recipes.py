@@ -89,8 +89,8 @@ def fine_tune() -> Settings:
     the convolutions at a tenth of the rate.
 
     Command: alexnet train data/photos runs/photos --init imagenet --recipe fine_tune
-    Hardware and time: two CPU cores, minutes for a thousand photographs.
-    Result: not run here to its end.
+    Hardware and time: one CPU core, a minute for 300 photographs.
+    Result: top-1 error 16.8 % on Imagenette, 28.5 % on clothes (results/fine_tuning).
     """
     convolutions = ("conv2", "conv3", "conv4", "conv5")
     return replace(
@@ -110,9 +110,9 @@ def cifar10() -> Settings:
 
     Command: alexnet train data/cifar10 runs/cifar10 --recipe cifar10 --epochs 26
         --set drop_epochs=20,23
-    Hardware and time: one CPU core, 56 minutes.
-    Result: top-1 error 24.1 % with one view, 22.6 % with ten, on a JPEG copy of CIFAR-10
-    (results/cifar10_11).
+    Hardware and time: one CPU core, 13 minutes.
+    Result: not run here to its end. With the recipe small the network reaches 17.3 % with one view
+    and 13.5 % with ten, in an hour of one core (results/shipped_net).
     """
     return Settings(
         model="cifar10_11",
