@@ -30,8 +30,10 @@ MEANINGS = {
     "cannot tell": "it may be the luck of the seeds",
     "differs": "they do, and nobody claims which way",
 }
-NOT_SHOWN = ("val_error", "test_loss")
+NOT_SHOWN = {"val_error", "test_loss", "error_weight"}
 """Figures without a column of their own."""
+OF_FEW = {"class_error", "likeness"}
+"""Figures that have a column only where they are compared."""
 GAP = 24
 """Between the panels of a figure that is a file."""
 
@@ -152,12 +154,14 @@ def counted(number: int, noun: str) -> str:
 
 def scalar_figures(result: Result) -> list[str]:
     """List the figures that are one number for each training, those of test images first."""
+    compared = {each["figure"] for each in result["comparisons"]}
+    hidden = NOT_SHOWN | (OF_FEW - compared)
     names = [
         name
         for arm in result["arms"].values()
         for seed in arm["seeds"]
         for name, value in seed.items()
-        if isinstance(value, int | float) and name not in NOT_SHOWN
+        if isinstance(value, int | float) and name not in hidden
     ]
     return sorted(dict.fromkeys(names), key=lambda name: not name.startswith("test_error"))
 
