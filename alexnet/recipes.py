@@ -89,7 +89,7 @@ def fine_tune() -> Settings:
     the convolutions at a tenth of the rate.
 
     Command: alexnet train data/photos runs/photos --init imagenet --recipe fine_tune
-    Hardware and time: one CPU core, a minute for 300 photographs.
+    Hardware and time: one CPU core, 1 to 2 minutes for 300 photographs.
     Result: top-1 error 16.8 % on Imagenette, 28.5 % on clothes (results/fine_tuning).
     """
     convolutions = ("conv2", "conv3", "conv4", "conv5")
