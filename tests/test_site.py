@@ -94,6 +94,7 @@ def test_the_site_has_every_document_and_every_public_name(site: dict[Path, Page
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_lesson_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
