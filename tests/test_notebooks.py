@@ -17,7 +17,7 @@ import alexnet
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs/notebooks").glob("*.ipynb"))
 MOST_BYTES = 200_000
-SMALLER = {"IMAGES": 60, "EPOCHS": 1}
+SMALLER = {"IMAGES": 200, "EPOCHS": 1}
 """What a training of a minute becomes in a test."""
 
 Cell = dict[str, Any]
