@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from alexnet.analysis.report.charts import line_chart
 from alexnet.reproduce.layout import Curves, Line, Mark, Panel, Scale, scale_for
@@ -19,6 +19,8 @@ from alexnet.reproduce.wording import (
     short_name,
     spread_text,
 )
+
+Values = TypeVar("Values")
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,8 @@ class Group:
 def panels(result: Result) -> list[Panel | Curves]:
     """Return all figures of a result."""
     drawn = [arms_panel(group) for group in groups(result)]
-    found: list[Panel | Curves | None] = [*drawn, *difference_panels(result)]
-    found += [error_curves(result), gradient_panel(result)]
-    return [each for each in found if each is not None]
+    shown: list[Panel | Curves] = [each for each in drawn if each is not None]
+    return [*shown, *difference_panels(result), *error_curves(result), *gradient_panels(result)]
 
 
 # Dots.
@@ -124,7 +125,7 @@ def axis_points(value: float) -> str:
 # Differences.
 
 
-def difference_panels(result: Result) -> list[Panel | None]:
+def difference_panels(result: Result) -> list[Panel]:
     """Lay out the comparisons: a panel for errors, one for each other figure."""
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for each in result["comparisons"]:
@@ -184,22 +185,30 @@ def pairs(each: Mapping[str, Any]) -> list[float]:
 # Curves.
 
 
-def error_curves(result: Result) -> Curves | None:
+def error_curves(result: Result) -> list[Curves]:
     """Lay out the error by epoch, mean over the seeds: on training images if it was measured."""
-    arms = list(result["arms"])[:3]
     for column, title in (("train_error", "Training error"), ("top1_error", "Validation error")):
-        curves = {name: mean_curve(result["arms"][name]["seeds"], column) for name in arms}
-        length = max(map(len, curves.values()), default=0)
-        if not length or len(arms) < len(result["arms"]):
-            continue
-        series = {name: [*curve, *[None] * (length - len(curve))] for name, curve in curves.items()}
-        is_training = column == "train_error"
-        if is_training:
-            series["25 %"] = [TARGET] * length
-        epochs = range(1, length + 1)
-        chart = line_chart(title, "mean of seeds", epochs, series, axis_text("val_error"))
-        return Curves(chart, has_reference=is_training)
-    return None
+        arms = {name: mean_curve(arm["seeds"], column) for name, arm in result["arms"].items()}
+        curves = {name: curve for name, curve in arms.items() if curve}
+        if curves:
+            return [_curves(title, part, column == "train_error") for part in by_threes(curves)]
+    return []
+
+
+def _curves(title: str, curves: Mapping[str, list[float | None]], is_training: bool) -> Curves:
+    length = max(map(len, curves.values()))
+    series = {name: [*curve, *[None] * (length - len(curve))] for name, curve in curves.items()}
+    if is_training:
+        series["25 %"] = [TARGET] * length
+    epochs = range(1, length + 1)
+    chart = line_chart(title, "mean of seeds", epochs, series, axis_text("val_error"))
+    return Curves(chart, has_reference=is_training)
+
+
+def by_threes(arms: Mapping[str, Values]) -> list[dict[str, Values]]:
+    """Divide arms among figures: three lines or kinds of marks can be told apart."""
+    entries = list(arms.items())
+    return [dict(entries[start : start + 3]) for start in range(0, len(entries), 3)]
 
 
 def mean_curve(seeds: Sequence[Mapping[str, Any]], column: str) -> list[float | None]:
@@ -212,13 +221,15 @@ def mean_curve(seeds: Sequence[Mapping[str, Any]], column: str) -> list[float | 
     return [None if None in row else fmean(row) for row in rows]
 
 
-def gradient_panel(result: Result) -> Panel | None:
+def gradient_panels(result: Result) -> list[Panel]:
     """Lay out the norm of each layer's gradient after the first epoch, a mark for each arm."""
     arms = {name: first_norms(arm["seeds"]) for name, arm in result["arms"].items()}
-    arms = dict(list({name: norms for name, norms in arms.items() if norms}.items())[:3])
-    if not arms:
-        return None
-    kinds = {name: f"c{place}" for place, name in enumerate(arms, 1)}
+    known = {name: norms for name, norms in arms.items() if norms}
+    return [_gradient_panel(part) for part in by_threes(known)]
+
+
+def _gradient_panel(arms: Mapping[str, dict[str, float]]) -> Panel:
+    kinds = {name: f"c{number}" for number, name in enumerate(arms, 1)}
     layers = list(next(iter(arms.values())))
     scale = scale_for((value for norms in arms.values() for value in norms.values()), is_log=True)
     lines = [
