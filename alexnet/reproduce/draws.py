@@ -7,7 +7,6 @@ left out.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +15,19 @@ from numpy.typing import NDArray
 from alexnet import randomness
 from alexnet.dataset import Dataset
 from alexnet.errors import UsageError
-from alexnet.images import Pixels
 from alexnet.prepare import prepare_dataset
-from alexnet.prepare.sources.base import Item, Listing
+from alexnet.prepare.sources.base import Item
 from alexnet.progress import Progress
+from alexnet.reproduce.stored import HELD_OUT, StoredImages
 from alexnet.storage.folders import is_dataset
 
 TEST_IMAGES = 50
 """Of each class, at most."""
-HELD_OUT = 0.1
-"""Share of the training images on which a network's learning rate is chosen."""
 BACKGROUND = "BACKGROUND_Google"
 """Caltech-101's class of images that show none of the others."""
 
 Rows = NDArray[np.int64]
-"""Places of images in a data set, whose splits follow each other."""
+"""Positions of images in a data set, whose splits follow each other."""
 
 
 def draw_all(
@@ -53,13 +50,12 @@ def draw_all(
 
 
 @dataclass(frozen=True)
-class Draw:
+class Draw(StoredImages):
     """A source of `prepare`: random images of each class of a packed data set.
 
-    An image's name is its place in the data set, whose splits follow each other.
+    An image's name is its position in the data set, whose splits follow each other.
     """
 
-    data: Path
     images: int
     """Training images of each class."""
     most: int
@@ -68,18 +64,10 @@ class Draw:
 
     kind = "draw from a data set"
 
-    @property
-    def location(self) -> str:
-        """The path of the data set."""
-        return str(self.data)
-
-    def listing(self, progress: Progress) -> Listing:  # noqa: ARG002 - the interface has it
-        """List the images."""
-        return Listing(list(self._items()), titles=titles(self._dataset))
-
-    def _items(self) -> Iterator[Item]:
-        labels, origins = all_labels(self._dataset), places(self._dataset)
-        for label, name in enumerate(self._dataset.classes):
+    def items(self) -> Iterator[Item]:
+        """Yield the images that are drawn. Raises `UsageError` for a class with too few."""
+        labels, origins = all_labels(self.dataset), positions(self.dataset)
+        for label, name in enumerate(self.dataset.classes):
             if name == BACKGROUND:
                 continue
             mine = np.flatnonzero(labels == label)
@@ -92,23 +80,6 @@ class Draw:
             for split, rows in divided(mine, self.images, self.most).items():
                 for row in rows.tolist():
                     yield Item(split, name, str(row), (*origins[row], 0))
-
-    def read(self, item: Item) -> Pixels:
-        """Return the pixels as they are stored."""
-        origin, index, _ = item.at
-        split = self._dataset.split(self._dataset.split_names[origin])
-        pixels: Pixels = split.read([index])[0]
-        return pixels
-
-    @cached_property
-    def _dataset(self) -> Dataset:
-        return Dataset(self.data)
-
-
-def titles(dataset: Dataset) -> dict[str, str]:
-    """Return the display names of the classes that are used."""
-    pairs = zip(dataset.classes, dataset.titles, strict=True)
-    return {name: title for name, title in pairs if name != BACKGROUND}
 
 
 def divided(rows: Rows, images: int, most: int) -> dict[str, Rows]:
@@ -130,7 +101,7 @@ def all_labels(dataset: Dataset) -> Rows:
     return np.concatenate([dataset.split(name).labels for name in dataset.split_names])
 
 
-def places(dataset: Dataset) -> list[tuple[int, int]]:
+def positions(dataset: Dataset) -> list[tuple[int, int]]:
     """List all images as number of the split and index in it."""
     sizes = [len(dataset.split(name)) for name in dataset.split_names]
     return [(split, index) for split, size in enumerate(sizes) for index in range(size)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,15 +11,11 @@ from numpy.typing import NDArray
 from alexnet import randomness
 from alexnet.dataset import Dataset
 from alexnet.errors import UsageError
-from alexnet.images import Pixels
 from alexnet.prepare import prepare_dataset
-from alexnet.prepare.sources.base import Item, Listing
+from alexnet.prepare.sources.base import Item
 from alexnet.progress import Progress
+from alexnet.reproduce.stored import HELD_OUT, StoredImages
 from alexnet.storage.folders import is_dataset
-
-SPLITS = ("train", "val", "test")
-HELD_OUT = 0.1
-"""Share of the training images that are held out where a data set has two splits only."""
 
 
 class Take(NamedTuple):
@@ -34,40 +29,21 @@ class Take(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(StoredImages):
     """A source of `prepare`: some images of a packed data set."""
 
-    data: Path
     takes: tuple[Take, ...]
 
     kind = "part of a data set"
 
-    @property
-    def location(self) -> str:
-        """The path of the data set."""
-        return str(self.data)
-
-    def listing(self, progress: Progress) -> Listing:  # noqa: ARG002 - the interface has it
-        """List the images."""
-        classes, titles = self._dataset.classes, self._dataset.titles
-        return Listing(list(self._items()), titles=dict(zip(classes, titles, strict=True)))
-
-    def _items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[Item]:
+        """Yield the images of all takes."""
         for take in self.takes:
-            labels = self._dataset.split(take.origin).labels
+            labels = self.dataset.split(take.origin).labels
+            at = self.dataset.split_names.index(take.origin)
             for index in np.sort(evenly(labels)[take.start : take.stop]).tolist():
-                label, at = self._dataset.classes[labels[index]], SPLITS.index(take.origin)
+                label = self.dataset.classes[labels[index]]
                 yield Item(take.split, label, f"{take.origin}/{index}", (at, index, 0))
-
-    def read(self, item: Item) -> Pixels:
-        """Return the pixels as they are stored."""
-        origin, index, _ = item.at
-        pixels: Pixels = self._dataset.split(SPLITS[origin]).read([index])[0]
-        return pixels
-
-    @cached_property
-    def _dataset(self) -> Dataset:
-        return Dataset(self.data)
 
 
 def evenly(labels: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:
