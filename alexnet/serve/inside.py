@@ -22,6 +22,7 @@ from alexnet.errors import UsageError
 from alexnet.evaluate import view_logits
 from alexnet.images import Pixels
 from alexnet.images.filter_pictures import filter_pictures
+from alexnet.predict import best_classes
 from alexnet.serve.predictor import Predictor
 from alexnet.transforms import views
 
@@ -259,10 +260,9 @@ def ten_views(predictor: Predictor, image: Pixels, top: int = 3) -> Json:
 
 
 def _best(predictor: Predictor, row: NDArray[np.float64], top: int) -> Sequence[Json]:
-    order = np.argsort(-row, kind="stable")[:top]
-    return [
-        {"title": predictor.run.titles[index], "probability": float(row[index])} for index in order
-    ]
+    found = best_classes("", row, predictor.run, top)
+    pairs = zip(found.titles, found.predictions, strict=True)
+    return [{"title": title, "probability": value} for title, (_, value) in pairs]
 
 
 def _shown(picture: Pixels) -> Pixels:

@@ -1,6 +1,6 @@
 """What a client may ask of the server, and how the server refuses."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -59,5 +59,3 @@ class Load:
 
     requests: int = 0
     bytes: int = 0
-    arriving: dict[str, int] = field(default_factory=dict)
-    """Requests by run whose images are being read or decoded."""

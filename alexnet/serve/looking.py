@@ -3,12 +3,13 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from alexnet.analysis.figures.pictures import png_bytes
 from alexnet.serve import inside
 from alexnet.serve.api import ERRORS, IMAGES, image_of
 from alexnet.serve.limits import Refusal
 from alexnet.serve.predictor import Predictor
 from alexnet.serve.samples import knows_drawings
-from alexnet.serve.service import Service, png_bytes
+from alexnet.serve.service import Service
 from alexnet.storage.environment import package_version
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
 """What the server holds: networks in memory, threads that compute, samples, metrics."""
 
 import asyncio
-import io
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from alexnet.analysis.figures.pictures import png_bytes
 from alexnet.errors import DataError
 from alexnet.images import Pixels
 from alexnet.images.decode import ImageError
@@ -161,10 +160,3 @@ def _decode(predictor: Predictor, data: bytes) -> Pixels | ImageError:
         return predictor.decode(data)
     except ImageError as error:
         return error
-
-
-def png_bytes(pixels: Pixels) -> bytes:
-    """Encode pixels as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

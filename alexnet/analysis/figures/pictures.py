@@ -59,6 +59,12 @@ def spotlight(picture: Pixels, heat: NDArray[np.float32]) -> Pixels:
 
 def png_address(pixels: Pixels) -> str:
     """Return a picture as a data address (data:image/png;base64,...)."""
+    png = png_bytes(pixels, optimize=True)
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def png_bytes(pixels: Pixels, *, optimize: bool = False) -> bytes:
+    """Return a picture as a PNG file; `optimize` takes longer and makes it smaller."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    Image.fromarray(pixels).save(file, "PNG", optimize=optimize)
+    return file.getvalue()
