@@ -21,12 +21,13 @@ from alexnet.kernels import accelerate
 from alexnet.progress import SILENT
 from alexnet.reproduce.part import pack_part
 from alexnet.storage.atomic import write_text
-from alexnet.storage.environment import cpu_name, versions
+from alexnet.storage.environment import commit, cpu_name, versions
 
 ARMS = {
-    "ImageNet's convolutions": recipe("fine_tune"),
-    "from scratch": dataclasses.replace(recipe("small"), model="alexnet"),
+    "imagenet": recipe("fine_tune"),
+    "scratch": dataclasses.replace(recipe("small"), model="alexnet"),
 }
+"""From ImageNet's convolutions, and from random weights."""
 TEST_IMAGES = 2000
 
 
@@ -47,8 +48,7 @@ def compare(data: Path, images: int, work: Path, given: argparse.Namespace) -> d
     packed = Dataset(part)
     arms = {}
     for name, settings in ARMS.items():
-        is_tuned = settings.model == "one_weird_trick"
-        init = imagenet_convolutions(given.mirror) if is_tuned else None
+        init = imagenet_convolutions(given.mirror) if name == "imagenet" else None
         found = []
         for seed in given.seeds:
             chosen = dataclasses.replace(settings, epochs=given.epochs, seed=seed)
@@ -56,7 +56,7 @@ def compare(data: Path, images: int, work: Path, given: argparse.Namespace) -> d
             found.append(measure(part, run, chosen, init))
             print(data.name, name, seed, found[-1], flush=True)
         means = {key: statistics.mean(each[key] for each in found) for key in found[0]}
-        arms["imagenet" if is_tuned else "scratch"] = {"seeds": found, "mean": means}
+        arms[name] = {"seeds": found, "mean": means}
     return {
         "classes": len(packed.classes),
         "images": {split: len(packed.split(split)) for split in packed.split_names},
@@ -79,12 +79,13 @@ def main() -> None:
         path, _, images = each.rpartition(":")
         compared[Path(path).name] = compare(Path(path), int(images), given.work, given)
     result = {
-        "command": "python scripts/fine_tuning.py OUT.json "
-        + " ".join(Path(each).name for each in given.data)
+        "command": "python scripts/fine_tuning.py results/fine_tuning/result.json "
+        + " ".join(f"data/{Path(each).name}" for each in given.data)
         + f" --epochs {given.epochs} --seeds "
         + " ".join(map(str, given.seeds)),
         "epochs": given.epochs,
         "seeds": given.seeds,
+        "commit": commit(),
         "hardware": cpu_name(),
         "versions": versions(),
         "data": compared,

@@ -73,11 +73,11 @@ def reproduce(
     convolutions that `transfer` needs, such as `alexnet.imagenet_convolutions()` returns.
     Raises `UsageError` for an unknown name, and for data that do not fit.
     """
-    plan, machine, folder = experiment(name), machine or Machine(), expanded(out)
+    plan, machine = experiment(name), machine or Machine()
+    source, folder = expanded(data), expanded(out)
     cost = plan.budgets[budget] if seeds is None else replace(plan.budgets[budget], seeds=seeds)
-    _check_side(plan, plan.side_for(budget), expanded(data))
-    source, parts = expanded(data), folder / "data"
-    material = None
+    _check_side(plan, plan.side_for(budget), source)
+    parts, material = folder / "data", None
     if plan.has_draws:
         material = prepare_material(plan, cost, source, parts, init, machine.device, progress)
         part = material.draws[plan.arms[-1].images, 0]
@@ -93,7 +93,7 @@ def reproduce(
     trainer.discard_others(chosen)
     result = {
         **describe(plan, budget, cost, part, machine),
-        **origin(name, expanded(data), budget, seeds),
+        **origin(name, source, budget, seeds),
         "arms": {
             arm.name: trainer.describe(arm, chosen[arm.name], tried[arm.name], figures[arm.name])
             for arm in plan.arms

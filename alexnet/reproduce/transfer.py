@@ -31,6 +31,7 @@ from alexnet.storage import checkpoint_store
 from alexnet.storage.atomic import atomic_write
 from alexnet.storage.checkpoint_format import MODEL, transfer_weights
 from alexnet.storage.run import Run
+from alexnet.train.initial_weights import new_layers
 from alexnet.transforms import Preprocessing, take_view, views
 
 TAPS = ("pool1", "pool2", "relu3", "relu4", "pool5")
@@ -130,10 +131,9 @@ def prepare_material(
 def learned_network(run: Run) -> nn.Sequential:
     """Build the network of a run, with the weights of the layers that the run has."""
     model = run.new_model()
-    names = [name for name, _ in weight_layers(model)]
-    held = run.info.get("layers", names)
     saved = checkpoint_store.load(run.path, "best", prefix=MODEL)
-    transfer_weights(model, saved, [name for name in names if name not in held])
+    lacking = new_layers(run, run, [name for name, _ in weight_layers(model)])
+    transfer_weights(model, saved, lacking)
     return model
 
 

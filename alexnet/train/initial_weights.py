@@ -98,13 +98,13 @@ def _transfer(run: Run, model: nn.Sequential, note: Callable[[str], None]) -> No
         )
     other = Run.open(run.info["init"])
     saved = checkpoint_store.load(other.path, "best", prefix=MODEL)
-    new = _new_layers(run, other, [name for name, _ in weight_layers(model)])
+    new = new_layers(run, other, [name for name, _ in weight_layers(model)])
     transfer_weights(model, saved, new)
     mean = _describe_mean(run, other)
     note(f"weights of {other.path}, except for {', '.join(new) or 'none'}{mean}")
 
 
-def _new_layers(run: Run, other: Run, layers: list[str]) -> list[str]:
+def new_layers(run: Run, other: Run, layers: list[str]) -> list[str]:
     """Return the layers that begin anew: those that `other` lacks, or the last for other classes.
 
     A run that holds a part of a network, such as `alexnet.imagenet_convolutions`, says which.
