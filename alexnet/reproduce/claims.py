@@ -85,9 +85,9 @@ def result_rows(result: Result) -> list[Row]:
             hardware=result.get("hardware", ""),
             command=result.get("command", f"alexnet reproduce {result['experiment']}"),
             verdict=each["outcome"],
-            is_first=place == 0,
+            is_first=number == 0,
         )
-        for place, each in enumerate(result["comparisons"])
+        for number, each in enumerate(result["comparisons"])
     ]
 
 

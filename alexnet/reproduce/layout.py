@@ -1,4 +1,4 @@
-"""Figures as places in a picture: rows of marks over one axis, and curves by epoch.
+"""Figures as positions in a picture: rows of marks over one axis, and curves by epoch.
 
 The template `figures.svg.jinja` draws them.
 """
@@ -18,7 +18,7 @@ TOP, ROW, AXIS = 30, 44, 40
 
 @dataclass(frozen=True)
 class Mark:
-    """A place on the axis, and how it is drawn: seed, mean, published, or c1, c2, c3."""
+    """A position on the axis, and how it is drawn: seed, mean, published, or c1, c2, c3."""
 
     x: float
     kind: str
@@ -66,14 +66,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places on the axis, over [low, high]; by their logarithms if asked."""
+    """From values to positions on the axis, over [low, high]; by their logarithms if asked."""
 
     low: float
     high: float
     is_log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the position of a value."""
         low, high, value = (self._of(each) for each in (self.low, self.high, value))
         return round(LEFT + 8 + (value - low) / (high - low) * (RIGHT - LEFT - 16), 1)
 
