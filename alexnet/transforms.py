@@ -86,9 +86,14 @@ def views(size: int, crop: int, count: int) -> list[View]:
 def take_view(images: Tensor, view: View, preprocessing: Preprocessing) -> Tensor:
     """Cut `view` out of each image: (N, size, size, 3) uint8 to (N, 3, crop, crop) float32."""
     crop = preprocessing.crop
-    cut = images[:, view.top : view.top + crop, view.left : view.left + crop]
-    cut = cut.permute(0, 3, 1, 2).float()
+    cut = images[:, view.top :, view.left :][:, :crop, :crop].permute(0, 3, 1, 2).float()
     return (cut.flip(3) if view.flip else cut) - preprocessing.mean
+
+
+def center_view(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Cut the centre out of each image: (N, size, size, 3) uint8 to (N, 3, crop, crop) float32."""
+    view = views(preprocessing.size, preprocessing.crop, 1)[0]
+    return take_view(images, view, preprocessing)
 
 
 BLOCKS = 2**40
@@ -188,9 +193,7 @@ def _crops(images: Tensor, params: AugmentParams, crop: int) -> Tensor:
     top, left = crop_corners(params, images.shape[1], crop)
     if images.device.type == "cpu":
         return _crops_one_by_one(images, top, left, params.flip, crop)
-    steps = np.arange(crop)
-    rows = top[:, None] + steps
-    columns = left[:, None] + steps
+    rows, columns = (start[:, None] + np.arange(crop) for start in (top, left))
     columns = np.where(params.flip[:, None], columns[:, ::-1], columns)
     row_index = torch.from_numpy(rows).to(images.device)[:, :, None]
     column_index = torch.from_numpy(columns).to(images.device)[:, None, :]

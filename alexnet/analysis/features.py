@@ -26,7 +26,7 @@ from alexnet.networks.layers_2012 import GroupedLinear
 from alexnet.progress import SILENT, Progress
 from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.run import Run
-from alexnet.transforms import Preprocessing, take_view, views
+from alexnet.transforms import Preprocessing, center_view
 
 FEATURE_BATCH = 32
 OF_ONE_SIZE = (nn.Flatten, nn.Linear, GroupedLinear, LocallyConnected2d)
@@ -178,7 +178,7 @@ class Tapped:
         images = images.to(self.preprocessing.mean_image.device)
         height, width = pixels.shape[1:3]
         if self.size is None and height == width == size:
-            return take_view(images, views(size, crop, 1)[0], self.preprocessing)
+            return center_view(images, self.preprocessing)
         if needy := row_of_one_size(self.model, self.layers):
             raise self._wrong(pixels, f"; {needy} needs that size, layers before it take any")
         shapes_of_size(self.model, self.layers, height, width)

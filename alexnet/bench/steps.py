@@ -30,9 +30,8 @@ from alexnet.transforms import (
     AugmentParams,
     Preprocessing,
     augment,
+    center_view,
     sample_augment,
-    take_view,
-    views,
 )
 
 STORED = {"cuda": 4096}
@@ -111,9 +110,7 @@ class TrainingData:
     @cached_property
     def ready(self) -> Tensor:
         """The network's input without augmentation: (B, 3, crop, crop) float32."""
-        size, crop = self.preprocessing.size, self.preprocessing.crop
-        view = views(size, crop, 1)[0]
-        return take_view(self.images[: self.spec.batch], view, self.preprocessing).contiguous()
+        return center_view(self.images[: self.spec.batch], self.preprocessing).contiguous()
 
     def next(self) -> Batch:
         """Choose the next step's images and their augmentation by the seed."""

@@ -14,7 +14,7 @@ from alexnet.dataset import Dataset, Split
 from alexnet.errors import DataError
 from alexnet.evaluate import ranks
 from alexnet.progress import Progress
-from alexnet.transforms import Preprocessing, take_view, views
+from alexnet.transforms import Preprocessing, center_view
 
 Engine = Callable[[NDArray[np.uint8]], Tensor]
 """Maps stored images, (N, size, size, 3) uint8 RGB, to a network's answers, (N, classes)."""
@@ -49,8 +49,7 @@ class Comparison:
 
 def centre(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
     """Cut the network's inputs out of stored images: (N, 3, crop, crop) float32."""
-    view = views(preprocessing.size, preprocessing.crop, 1)[0]
-    return take_view(torch.from_numpy(images), view, preprocessing).contiguous()
+    return center_view(torch.from_numpy(images), preprocessing).contiguous()
 
 
 def engine_of(

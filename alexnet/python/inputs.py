@@ -21,7 +21,7 @@ from alexnet.images.decode import ImageError, load_square, square, upright
 from alexnet.images.files import load_file
 from alexnet.storage.atomic import expanded
 from alexnet.storage.folders import refuse_address
-from alexnet.transforms import Preprocessing, take_view, views
+from alexnet.transforms import Preprocessing, center_view
 
 Array: TypeAlias = NDArray[np.generic] | Tensor
 ImageLike: TypeAlias = str | Path | bytes | Image.Image | Array
@@ -148,7 +148,7 @@ class Preprocess:
     def _of_list(self, images: Sequence[ImageLike]) -> Tensor:
         own = self.preprocessing
         stored = torch.from_numpy(np.stack([read_pixels(image, own) for image in images]))
-        return take_view(stored, views(own.size, own.crop, 1)[0], own)
+        return center_view(stored, own)
 
     def __repr__(self) -> str:
         own = self.preprocessing

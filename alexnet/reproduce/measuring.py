@@ -27,7 +27,7 @@ from alexnet.storage.run import Run
 from alexnet.storage.untrusted import parse_json
 from alexnet.train import train_model
 from alexnet.train.state import TrainState
-from alexnet.transforms import take_view, views
+from alexnet.transforms import center_view
 
 Figures = dict[str, Any]
 """Plain JSON values."""
@@ -201,10 +201,9 @@ def gradient_norms(state: TrainState) -> dict[str, float]:
     indices = np.arange(0, len(state.train), max(1, len(state.train) // GRADIENT_IMAGES))
     labels = torch.from_numpy(state.train.labels[indices]).to(state.device)
     pixels = torch.from_numpy(state.train.read(indices)).to(state.device)
-    own, layers = state.preprocessing, weight_layers(state.model)
-    (center,) = views(own.size, own.crop, 1)
+    layers = weight_layers(state.model)
     with torch.enable_grad(), autocast(state.device, state.settings.precision):
-        logits = state.network(take_view(pixels, center, own)).float()
+        logits = state.network(center_view(pixels, state.preprocessing)).float()
         loss = F.cross_entropy(logits, labels)
     gradients = torch.autograd.grad(loss, [layer.get_parameter("weight") for _, layer in layers])
     return {

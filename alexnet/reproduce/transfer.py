@@ -32,7 +32,7 @@ from alexnet.storage.atomic import atomic_write
 from alexnet.storage.checkpoint_format import MODEL, transfer_weights
 from alexnet.storage.run import Run
 from alexnet.train.initial_weights import new_layers
-from alexnet.transforms import Preprocessing, take_view, views
+from alexnet.transforms import Preprocessing, center_view
 
 TAPS = ("pool1", "pool2", "relu3", "relu4", "pool5")
 GRIDS = (6, 3, 1)
@@ -190,8 +190,7 @@ def batches(splits: list[Split]) -> Iterator[Pixels]:
 @torch.inference_mode()
 def batch_features(model: nn.Sequential, pixels: Tensor, rules: Preprocessing) -> dict[str, Tensor]:
     """Return what `write_features` stores for images (N, S, S, 3) uint8."""
-    (centre,) = views(rules.size, rules.crop, 1)
-    inputs = take_view(pixels.to(rules.mean_image.device), centre, rules)
+    inputs = center_view(pixels.to(rules.mean_image.device), rules)
     found = {}
     for tap, maps in taps(model, inputs, TAPS).items():
         found[tap] = F.normalize(F.adaptive_avg_pool2d(maps, GRIDS[0]).flatten(1)).half()

@@ -20,7 +20,7 @@ from alexnet.storage.checkpoint_store import CheckpointName, read_manifest
 from alexnet.storage.folders import SHIPPED, SHIPPED_RUN
 from alexnet.storage.locks import is_locked
 from alexnet.storage.run import Run
-from alexnet.transforms import Preprocessing, take_view, views
+from alexnet.transforms import Preprocessing, center_view
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Predictor:
         """Return the network's input for an image's centre: (1, 3, crop, crop)."""
         own = self.preprocessing
         pixels = torch.from_numpy(image[None]).to(own.mean_image.device)
-        return take_view(pixels, views(own.size, own.crop, 1)[0], own)
+        return center_view(pixels, own)
 
     def seen(self, image: Pixels) -> Pixels:
         """Cut out of an image (size, size, 3) what the network sees: (crop, crop, 3)."""

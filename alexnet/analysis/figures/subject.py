@@ -21,7 +21,7 @@ from alexnet.progress import SILENT, Progress
 from alexnet.storage import fit
 from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.run import Run
-from alexnet.transforms import Preprocessing, take_view, views
+from alexnet.transforms import Preprocessing, center_view, views
 
 MOST_IMAGES = 5000
 """Figures that search in images take at most this many, evenly from the whole split."""
@@ -61,9 +61,8 @@ class Subject:
 
     def inputs(self, images: Pixels) -> Tensor:
         """Return the network's inputs for stored images: (N, 3, crop, crop), on its device."""
-        view = views(self.preprocessing.size, self.preprocessing.crop, 1)[0]
         pixels = torch.from_numpy(images).to(self.preprocessing.mean_image.device)
-        return take_view(pixels, view, self.preprocessing)
+        return center_view(pixels, self.preprocessing)
 
     def batches(self, split: Split, indices: Indices) -> Iterator[tuple[Indices, Tensor]]:
         """Yield images' indices and the network's inputs for them, batch by batch."""
