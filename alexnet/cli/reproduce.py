@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from alexnet.cli.console import percent, plain_table, print_json, progress, stdout
+from alexnet.cli.console import plain_table, print_json, progress, stdout
 from alexnet.cli.options import MACHINE, Device, Json, Plain, flag, option
 from alexnet.errors import UsageError
 
@@ -185,11 +185,17 @@ def show(result: dict[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     asked = dict.fromkeys(each["figure"] for each in result["comparisons"])
-    figures = ARM | {name: name.replace("_", " ") for name in asked if name in FURTHER}
+    titles = ARM | {name: name.replace("_", " ") for name in asked if name in FURTHER}
+    seeds = [seed for arm in result["arms"].values() for seed in arm["seeds"]]
+    figures = {key: titles[key] for key in titles if any(seed[key] is not None for seed in seeds)}
     columns = ("rate", *figures.values())
     table = plain_table("arm", *columns, right=columns)
     for name, arm in result["arms"].items():
-        table.add_row(name, f"{arm['rate']:g}", *(spread(arm["seeds"], key) for key in figures))
+        table.add_row(
+            name,
+            f"{arm['rate']:g}" if arm["rate"] else "-",
+            *(spread(arm["seeds"], key) for key in figures),
+        )
     console.print(table)
     console.print()
     show_networks(result["arms"], console)
@@ -227,13 +233,15 @@ FURTHER = ("class_error", "likeness")
 
 
 def spread(seeds: list[dict[str, Any]], key: str) -> str:
-    """Write the mean over the seeds and, in brackets, the lowest and highest."""
+    """Write the mean over the seeds ± their standard deviation, or that nothing was measured."""
+    from alexnet.reproduce.wording import spread_text
+
     values = [seed[key] for seed in seeds]
-    if any(value is None for value in values):
-        return "-"
-    write = "{:.1f}".format if key == "epochs_to_25" else percent
-    middle = write(sum(values) / len(values))
-    return f"{middle} ({write(min(values))} - {write(max(values))})" if len(values) > 1 else middle
+    return (
+        "-"
+        if all(value is None for value in values)
+        else spread_text(key, values, unit=key != "epochs_to_25")
+    )
 
 
 def sentence(each: dict[str, Any]) -> str:
