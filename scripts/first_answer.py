@@ -1,0 +1,143 @@
+"""Time from the clone to the page's first answer, as on a machine where nothing is installed yet.
+
+    python scripts/first_answer.py REPOSITORY OUT.json [--folder FOLDER]
+
+Clones, installs into a new environment without pip's cache, starts `alexnet serve`, opens the page
+in a Chromium and waits for the bars of the first sample. The server starts a second time as well,
+when what it measured at its first start is known.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from alexnet.bench.report import save_json
+from alexnet.storage.environment import commit, cpu_name, versions
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+CLASSES_SHOWN = 5
+MILLISECONDS = 120_000
+UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+
+
+class Clock:
+    """Seconds of each step, in turn."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.monotonic()
+
+    def lap(self, step: str) -> None:
+        """Note how long a step took, and start the next."""
+        now = time.monotonic()
+        self.seconds[step] = round(now - self._start, 1)
+        print(f"{step}: {self.seconds[step]} s", flush=True)
+        self._start = now
+
+
+@contextmanager
+def served(folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """Start the server and yield its address once it is told."""
+    words = [str(folder / ".venv/bin/alexnet"), "serve", "--port", "0"]
+    process = subprocess.Popen(
+        words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr
+        told = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stderr)
+        yield next(found[0] for found in told if found)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def see_answer(browser: Browser, url: str) -> str:
+    """Open the page; return its first answer when the bars are there."""
+    page = browser.new_page()
+    page.goto(url)
+    bars = page.locator("#answer .bars li")
+    expect(bars).to_have_count(CLASSES_SHOWN, timeout=MILLISECONDS)
+    text = " ".join(bars.first.inner_text().split())
+    page.close()
+    return text
+
+
+def downloaded(output: str) -> int:
+    """Add up the sizes that pip told, in bytes."""
+    sizes = re.findall(r"Downloading .*\(([\d.]+) (kB|MB|GB)\)", output)
+    return round(sum(float(size) * UNITS[unit] for size, unit in sizes))
+
+
+def size_of(folder: Path) -> int:
+    """Add up the sizes of a folder's files, in bytes."""
+    return sum(each.lstat().st_size for each in folder.rglob("*") if not each.is_dir())
+
+
+def measure(repository: str, folder: Path) -> dict[str, Any]:
+    """Clone, install, serve and look, in `folder`, which is empty."""
+    project = folder / "alexnet"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    environment.pop("PYTHONPATH", None)
+    pip = [str(project / ".venv/bin/python"), "-m", "pip", "--disable-pip-version-check"]
+    clock = Clock()
+    subprocess.run(["git", "clone", "--quiet", repository, str(project)], check=True)
+    clock.lap("clone")
+    subprocess.run([sys.executable, "-m", "venv", str(project / ".venv")], check=True)
+    installing = subprocess.run(
+        [*pip, "install", "--no-cache-dir", "--progress-bar=off", "-e", f"{project}[serve]"],
+        check=True, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    clock.lap("install")
+    with sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        clock.lap("start of the browser")
+        for start in ("first", "second"):
+            with served(project, environment) as url:
+                clock.lap(f"{start} start of the server")
+                answer = see_answer(browser, url)
+                clock.lap(f"answer after the {start} start")
+        browser.close()
+    steps = ("clone", "install", "first start of the server", "answer after the first start")
+    return {
+        "seconds": clock.seconds,
+        "seconds_to_first_answer": round(sum(clock.seconds[step] for step in steps), 1),
+        "answer": answer,
+        "bytes_downloaded": downloaded(installing.stdout),
+        "bytes_on_disk": size_of(folder),
+    }
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("repository")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--folder", type=Path, help="where to clone; a temporary folder if absent")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        found = measure(chosen.repository, Path(folder))
+    conditions = {
+        "command": "python scripts/first_answer.py REPOSITORY " + str(chosen.out),
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count()},
+        "versions": versions(),
+    }
+    save_json(chosen.out, {**conditions, **found})
+    print(found)
+
+
+if __name__ == "__main__":
+    main()
