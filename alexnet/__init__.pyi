@@ -1,6 +1,9 @@
 from .analysis.features import extract_features as extract_features
 from .analysis.figures import FiguresReport as FiguresReport
 from .analysis.figures import draw_figures as draw_figures
+from .analysis.index import IndexReport as IndexReport
+from .analysis.index import Neighbour as Neighbour
+from .analysis.index import index_images as index_images
 from .analysis.report import RunReport as RunReport
 from .analysis.report import report_run as report_run
 from .analysis.summary import Summary as Summary

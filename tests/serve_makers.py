@@ -12,7 +12,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from alexnet.serve.gallery import Gallery
+from alexnet.serve.gallery import open_gallery
 from alexnet.serve.limits import Limits
 from alexnet.serve.predictor import Predictor
 from alexnet.serve.server import address_of, bind, make_server
@@ -73,7 +73,7 @@ def serving(
 ) -> Iterator[Serving]:
     """Serve runs until the context ends."""
     predictors = [Predictor(run, f"run{number}") for number, run in enumerate(runs)]
-    gallery = Gallery(str(data), predictors[0]) if data else None
+    gallery = open_gallery(predictors[0], data)
     service = Service(predictors, limits or Limits(), gallery)
     with bind("127.0.0.1", 0) as own:
         server = make_server(service, own, token)

@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +29,11 @@ from alexnet.dataset import Dataset
 from alexnet.errors import UsageError
 from alexnet.images import Pixels
 from alexnet.predict import predict_images
+from alexnet.progress import Silent
 from alexnet.serve import check_libraries, names_of
 from alexnet.serve.app import PAGE
 from alexnet.serve.batching import Batcher
+from alexnet.serve.gallery import Gallery, open_gallery
 from alexnet.serve.limits import Limits, Refusal
 from alexnet.serve.predictor import Predictor
 from alexnet.serve.server import TOKEN, bind, chosen_token, is_local
@@ -165,6 +169,66 @@ def test_the_nearest_images_are_those_of_the_figure(
     patches = server.get("/patches/conv1/2").json
     assert len(patches["patches"]) == 9
     assert patches["values"] == sorted(patches["values"], reverse=True)
+
+
+def test_a_run_with_an_index_needs_no_data_set_named(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    alexnet.index_images(tiny_data, run)
+    subject = open_subject(run, tiny_data)
+    expected = find_neighbours(subject, np.array([9]), 8)
+    file = io.BytesIO()
+    Image.fromarray(subject.split.read([9])[0]).save(file, "PNG")
+    with serving(run) as running:
+        assert running.get("/about").json["runs"][0]["data"]
+        found = running.post("/nearest", file.getvalue()).json  # at once
+        assert found["searched"] == 39
+        distances = [each["distance"] for each in found["images"]]
+        assert distances == pytest.approx(expected.distances[0].tolist(), rel=1e-4)
+        titles = [subject.titles[subject.train.labels[i]] for i in expected.images[0].tolist()]
+        assert [each["title"] for each in found["images"]] == titles
+        wait_until(lambda: running.get("/patches/conv1/2").status == 200, 60)
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines = list[str]()
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_what_becomes_of_an_index_is_told(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    def opened(path: Path, data: Path | None) -> tuple[Gallery | None, list[str]]:
+        notes = Notes()
+        return open_gallery(Predictor(path, "run"), data, notes), notes.lines
+
+    assert opened(tiny_run, None) == (None, [])
+    gallery, lines = opened(tiny_run, tiny_data)
+    assert gallery
+    assert lines[0].endswith(f"to keep it: alexnet index {tiny_data} --run {tiny_run}")
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    alexnet.index_images(tiny_data, run)
+    gallery, lines = opened(run, tiny_data)
+    assert gallery
+    assert gallery.index
+    assert lines == []
+    facts = json.loads((run / "index/index.json").read_text())
+    gone = facts | {"data": facts["data"] | {"path": str(tmp_path / "gone")}}
+    (run / "index/index.json").write_text(json.dumps(gone))
+    gallery, (line,) = opened(run, None)
+    assert gallery is None
+    assert line.endswith("give --data")
+    other = facts | {"weights": {"file": "step-00000001.safetensors", "sha256": "0" * 64}}
+    (run / "index/index.json").write_text(json.dumps(other))
+    gallery, (line,) = opened(run, tiny_data)
+    assert gallery
+    assert gallery.index is None
+    assert "of other weights" in line
+    assert opened(run, None)[0] is None
 
 
 def test_a_training_is_told_as_it_was_logged(server: Serving, tiny_run: Path) -> None:

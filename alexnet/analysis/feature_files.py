@@ -89,7 +89,7 @@ def _npy(path: Path, shapes: Shapes) -> _Opened:
     def open_all() -> Iterator[Write]:
         with ExitStack() as stack:
             append = {
-                layer: stack.enter_context(_growing_array(arrays[layer], shapes[layer]))
+                layer: stack.enter_context(growing_array(arrays[layer], shapes[layer]))
                 for layer in shapes
             }
             temporary = stack.enter_context(atomic_write(listing))
@@ -106,7 +106,7 @@ def _npy(path: Path, shapes: Shapes) -> _Opened:
 
 
 @contextmanager
-def _growing_array(
+def growing_array(
     path: Path, shape: tuple[int, ...]
 ) -> Iterator[Callable[[NDArray[np.float32]], None]]:
     """Open a .npy file and yield a function that appends rows of `shape`."""

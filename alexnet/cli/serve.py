@@ -17,7 +17,12 @@ Runs = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    option("--data DATA", "Packed data set: the page shows its images near to yours."),
+    option(
+        "--data DATA",
+        "Packed data set: the page shows its images near to yours. Default: that of the run's "
+        "index, if alexnet index has made one.",
+        show_default=False,
+    ),
 ]
 Host = Annotated[str, option("--host HOST", "Address to listen on.")]
 Port = Annotated[int, option("--port N", "Port; 0 takes a free one.", min=0, max=65535)]
@@ -72,5 +77,6 @@ def serve(  # noqa: PLR0913 - typer makes an option of each parameter
         checkpoint=weights,
         device=device,
         accelerate=accelerator(plain, shown),
+        progress=shown,
         on_start=tell,
     )

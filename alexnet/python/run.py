@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from alexnet.analysis.features import taps
+from alexnet.analysis.index import Index, Neighbour, open_index
 from alexnet.device import DeviceName, pick_device
 from alexnet.errors import UsageError
 from alexnet.evaluate import Accelerate, answer_batches
@@ -22,7 +24,7 @@ from alexnet.python.inputs import KINDS, ImageLike, Preprocess, name_of, read_pi
 from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.folders import SHIPPED_RUN
 from alexnet.storage.run import Run as StoredRun
-from alexnet.transforms import Preprocessing
+from alexnet.transforms import Preprocessing, take_view, views
 
 
 class Run(StoredRun):
@@ -36,6 +38,7 @@ class Run(StoredRun):
         super().__init__(path, info, preprocessing)
         self.preprocess = Preprocess(preprocessing)
         self._networks: dict[tuple[str, torch.device], nn.Sequential] = {}
+        self._indexes: dict[tuple[str, str | Path | None], Index] = {}
 
     @classmethod
     def pretrained(
@@ -105,9 +108,7 @@ class Run(StoredRun):
         """
         if top < 1:
             raise UsageError(f"top must be at least 1, not {top}")
-        if isinstance(images, str | Path) and Path(images).expanduser().is_dir():
-            raise UsageError(f"{images} is a folder: put it in a list to predict all its files")
-        sources = [images] if isinstance(images, KINDS) else list(_files_and_images(images))
+        sources = _sources(images)
         target = pick_device(device)
         network = self._network(checkpoint, target)
         is_worth_it = len(sources) >= WORTH_ACCELERATING
@@ -122,6 +123,59 @@ class Run(StoredRun):
         named = zip(map(name_of, sources), rows, strict=True)
         predictions = [best_classes(name, row, self, top) for name, row in named]
         return predictions[0] if isinstance(images, KINDS) else predictions
+
+    @overload
+    def nearest(  # type: ignore[overload-overlap]  # a text is a sequence of texts
+        self,
+        images: ImageLike,
+        count: int = 5,
+        *,
+        data: str | Path | None = None,
+        checkpoint: CheckpointName = "best",
+        device: DeviceName = "auto",
+    ) -> list[Neighbour]: ...
+
+    @overload
+    def nearest(
+        self,
+        images: Sequence[ImageLike] | Iterator[ImageLike],
+        count: int = 5,
+        *,
+        data: str | Path | None = None,
+        checkpoint: CheckpointName = "best",
+        device: DeviceName = "auto",
+    ) -> list[list[Neighbour]]: ...
+
+    def nearest(
+        self,
+        images: ImageLike | Sequence[ImageLike] | Iterator[ImageLike],
+        count: int = 5,
+        *,
+        data: str | Path | None = None,
+        checkpoint: CheckpointName = "best",
+        device: DeviceName = "auto",
+    ) -> list[Neighbour] | list[list[Neighbour]]:
+        """Name the `count` training images nearest to one image, or to each of several.
+
+        They are those of the run's index (`alexnet.index_images`), which is read once. `images` are
+        what `predict` takes, of which the centre is seen. `data` says where the data set of the
+        index is now, if it has moved. Raises `CheckpointError` without an index or for one of other
+        weights, `DataError` without its data set, and what `predict` raises.
+        """
+        if count < 1:
+            raise UsageError(f"count must be at least 1, not {count}")
+        sources, target = _sources(images), pick_device(device)
+        if (checkpoint, data) not in self._indexes:
+            self._indexes[checkpoint, data] = open_index(self, data, checkpoint=checkpoint)
+        index, network = self._indexes[checkpoint, data], self._network(checkpoint, target)
+        own, found = self.preprocessing.to(target), list[list[Neighbour]]()
+        centre = views(own.size, own.crop, 1)[0]
+        for pixels in self._pixels(sources):
+            with torch.inference_mode():
+                inputs = take_view(torch.from_numpy(pixels).to(target), centre, own)
+                outputs = taps(network, inputs, [index.layer])[index.layer]
+            found += index.nearest(self, outputs, count)
+        return found[0] if isinstance(images, KINDS) else found
 
     def _network(self, checkpoint: CheckpointName, device: torch.device) -> nn.Sequential:
         """Return the trained network, loaded at the first call."""
@@ -164,6 +218,13 @@ class Run(StoredRun):
         if errors:
             values["validation"] = f"lowest top-1 error {min(errors):.2%}"
         return values
+
+
+def _sources(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
+    """List the images that a question is about. Raises `UsageError` for a folder by itself."""
+    if isinstance(images, str | Path) and Path(images).expanduser().is_dir():
+        raise UsageError(f"{images} is a folder: put it in a list for all its files")
+    return [images] if isinstance(images, KINDS) else list(_files_and_images(images))
 
 
 def _files_and_images(images: Iterable[ImageLike]) -> Iterator[ImageLike]:

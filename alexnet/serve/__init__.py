@@ -11,6 +11,7 @@ from pathlib import Path
 from alexnet.device import DeviceName
 from alexnet.errors import UsageError
 from alexnet.evaluate import Accelerate
+from alexnet.progress import SILENT, Progress
 from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.folders import SHIPPED_RUN
 
@@ -33,17 +34,19 @@ def serve_runs(  # noqa: PLR0913 - each is a decision of its own
     checkpoint: CheckpointName = "best",
     device: DeviceName = "auto",
     accelerate: Accelerate | None = None,
+    progress: Progress = SILENT,
     on_start: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve trained runs until the process is told to stop; `on_start` receives the address.
 
     Without `runs` the net that comes with the package is served. `data` is a packed data set for
-    the first run. A public `host` needs a token in the environment variable ALEXNET_TOKEN, or
-    `no_auth`. Raises `UsageError` for an address that cannot be used, `CheckpointError` for a run
-    without weights, unless a training is about to write them.
+    the first run, by default that of its index (`alexnet.index_images`). A public `host` needs a
+    token in the environment variable ALEXNET_TOKEN, or `no_auth`. `progress` gets a line where an
+    index is missing or not used. Raises `UsageError` for an address that cannot be used,
+    `CheckpointError` for a run without weights, unless a training is about to write them.
     """
     check_libraries()
-    from alexnet.serve.gallery import Gallery
+    from alexnet.serve.gallery import open_gallery
     from alexnet.serve.predictor import Predictor
     from alexnet.serve.server import bind, chosen_token, run_server
     from alexnet.serve.service import Service
@@ -55,7 +58,7 @@ def serve_runs(  # noqa: PLR0913 - each is a decision of its own
             Predictor(path, name, checkpoint=checkpoint, device=device, accelerate=accelerate)
             for path, name in zip(paths, names_of(paths), strict=True)
         ]
-        gallery = Gallery(str(data), predictors[0]) if data else None
+        gallery = open_gallery(predictors[0], data, progress)
         run_server(Service(predictors, gallery=gallery), own, token, on_start)
 
 

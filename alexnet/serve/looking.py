@@ -109,7 +109,7 @@ def add_units(app: "FastAPI", service: Service) -> None:
     async def patches(layer: str, unit: int) -> Response:
         """Return the patches of the data set that excite a unit of the first run most."""
         if service.gallery is None:
-            raise Refusal(404, "no data set is served: start with --data")
+            raise Refusal(404, "no data set is served: start with --data, or make an index")
         return JSONResponse(await service.inquire(partial(service.gallery.patches, layer, unit)))
 
 
@@ -177,7 +177,7 @@ def add_evidence(app: "FastAPI", service: Service) -> None:
     async def nearest(request: Request) -> Response:
         """Return the training images nearest to an image in the first run's last hidden layer."""
         if service.gallery is None:
-            raise Refusal(404, "no data set is served: start with --data")
+            raise Refusal(404, "no data set is served: start with --data, or make an index")
         predictor = service.predictors[0]
         image = await image_of(request, service, predictor)
         question = partial(service.gallery.nearest, predictor, image)

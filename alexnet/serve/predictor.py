@@ -57,9 +57,9 @@ class Predictor:
         self.run, self.name = Run.open(path), name
         self.is_training = is_locked(self.run.path / "lock")
         self._accelerate = accelerate
-        self._checkpoint: CheckpointName = "last" if self.is_training else checkpoint
-        self._device = pick_device(device)
-        self.preprocessing: Preprocessing = self.run.preprocessing.to(self._device)
+        self.weights: CheckpointName = "last" if self.is_training else checkpoint
+        self.device = pick_device(device)
+        self.preprocessing: Preprocessing = self.run.preprocessing.to(self.device)
         self._loaded: Loaded | None = None
         if not self.is_training or read_manifest(self.run.path)["checkpoints"]:
             self._loaded = self._load()
@@ -88,8 +88,8 @@ class Predictor:
         return f"--run {shlex.quote(own)}"
 
     def _load(self) -> Loaded:
-        checkpoint = str(read_manifest(self.run.path)[self._checkpoint])
-        model = self.run.load_model(self._device, self._checkpoint)
+        checkpoint = str(read_manifest(self.run.path)[self.weights])
+        model = self.run.load_model(self.device, self.weights)
         fast = self._accelerate(model) if self._accelerate else model
         loaded = Loaded(model, fast, checkpoint)
         size = self.preprocessing.size
@@ -104,7 +104,7 @@ class Predictor:
             return False
         self.is_training = is_locked(self.run.path / "lock")
         try:
-            newest = read_manifest(self.run.path)[self._checkpoint]
+            newest = read_manifest(self.run.path)[self.weights]
             if newest is None or (self._loaded and newest == self._loaded.checkpoint):
                 return False
             self._loaded = self._load()

@@ -79,21 +79,29 @@ def load(run: Path, checkpoint: CheckpointName, *, prefix: str = "") -> Saved:
     Raises `UsageError` for another name, `CheckpointError` if there is no checkpoint or it is
     damaged; see `repair`.
     """
-    if checkpoint not in get_args(CheckpointName):
-        raise UsageError(f"checkpoint is one of best, last, not {checkpoint!r}")
-    manifest = read_manifest(run)
-    if not manifest["checkpoints"]:
-        raise CheckpointError(f"{run} has no checkpoint yet: the training has not saved one")
-    entry = next(each for each in manifest["checkpoints"] if each["file"] == manifest[checkpoint])
+    entry = find(run, checkpoint)
     try:
         return read_file(run / "checkpoints" / entry["file"], entry["sha256"], prefix)
     except UNREADABLE as error:
-        if read_manifest(run) != manifest:  # a training has saved, and deleted, meanwhile
+        if find(run, checkpoint) != entry:  # a training has saved, and deleted, meanwhile
             return load(run, checkpoint, prefix=prefix)
         raise CheckpointError(
             f"{run}/checkpoints/{entry['file']} is damaged: {error}; train with --resume continues "
             f"from the newest whole one"
         ) from None
+
+
+def find(run: Path, checkpoint: CheckpointName) -> Manifest:
+    """Return the entry of the last or best checkpoint: its file, step, SHA-256.
+
+    Raises `UsageError` for another name, `CheckpointError` if there is no checkpoint.
+    """
+    if checkpoint not in get_args(CheckpointName):
+        raise UsageError(f"checkpoint is one of best, last, not {checkpoint!r}")
+    manifest = read_manifest(run)
+    if not manifest["checkpoints"]:
+        raise CheckpointError(f"{run} has no checkpoint yet: the training has not saved one")
+    return next(each for each in manifest["checkpoints"] if each["file"] == manifest[checkpoint])
 
 
 def repair(run: Path) -> list[str]:

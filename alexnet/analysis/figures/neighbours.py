@@ -51,13 +51,26 @@ def find_neighbours(
     distances = torch.empty((len(queries), 0), dtype=torch.float64)
     with progress.task("find neighbours", len(wanted), "images") as advance:
         for indices, inputs in subject.batches(subject.train, wanted):
-            numbers = torch.from_numpy(indices).expand(len(queries), -1)
             found = torch.cdist(own, features(inputs), compute_mode="donot_use_mm_for_euclid_dist")
-            distances, images = torch.cat([distances, found], 1), torch.cat([images, numbers], 1)
-            distances, order = distances.sort(dim=1, stable=True)
-            distances, images = distances[:, :count], images.gather(1, order[:, :count])
+            new = (torch.from_numpy(indices), found)
+            images, distances = keep_nearest((images, distances), new, count)
             advance(len(indices))
     return Neighbours(layer, images, distances, len(wanted))
+
+
+def keep_nearest(
+    nearest: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the `count` nearest images so far; of equally near ones those that came first.
+
+    `nearest` are images and distances (queries, count or fewer), `new` the numbers of other images
+    (N,) and their distances (queries, N).
+    """
+    images, distances = nearest
+    numbers, found = new
+    images = torch.cat([images, numbers.expand(len(images), -1)], 1)
+    distances, order = torch.cat([distances, found], 1).sort(dim=1, stable=True)
+    return images.gather(1, order[:, :count]), distances[:, :count]
 
 
 def draw(subject: Subject, progress: Progress = SILENT) -> style.Drawing:
