@@ -132,10 +132,10 @@ def test_figures_and_answers_can_be_taken_along(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#answer").get_by_role("button", name="JSON").click()
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
-    assert copied[0]["image"] == "car.png"
+    assert copied[0]["image"] == "automobile.png"
     page.locator("#answer").get_by_role("button", name="Command").click()
     command = page.evaluate("navigator.clipboard.readText()")
-    assert command.startswith("alexnet predict car.png --run ")
+    assert command.startswith("alexnet predict automobile.png --run ")
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     expect(page.get_by_text("Skip to the answer")).to_be_focused()
     page.locator("#samples button").nth(3).focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#preview")).to_have_attribute("alt", "The picture: cup.png")
+    expect(page.locator("#preview")).to_have_attribute("alt", "The picture: cat.png")
     page.get_by_role("button", name="pool1", exact=True).focus()
     page.keyboard.press("Space")
     expect(page.locator("#layer h3")).to_have_text("pool1")

@@ -64,7 +64,9 @@ def add_facts(app: "FastAPI", service: Service, *, paths: bool) -> None:
             {
                 "version": package_version(),
                 "runs": [about_run(each, service, paths=paths) for each in service.predictors],
-                "samples": list(service.samples),
+                "samples": [
+                    {"words": kind.words, "names": list(kind.pictures)} for kind in service.samples
+                ],
                 "most_bytes": service.limits.body,
             }
         )
@@ -72,9 +74,9 @@ def add_facts(app: "FastAPI", service: Service, *, paths: bool) -> None:
     @app.get("/samples/{name}", tags=["page"], responses=ERRORS)
     async def sample(name: str = Path(max_length=100)) -> Response:
         """Return a sample picture, PNG."""
-        if name not in service.samples:
+        if name not in service.sample_files:
             raise Refusal(404, "no such sample")
-        return Response(service.samples[name], media_type="image/png")
+        return Response(service.sample_files[name], media_type="image/png")
 
     @app.get("/training", tags=["page"], responses=ERRORS)
     async def training(run: str | None = None) -> Response:

@@ -27,7 +27,7 @@ function fill(element, properties, children) {
 }
 
 export function show(element, ...children) {
-  element.replaceChildren(...children.flat());
+  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
 }
 
 /** Show an error until the next picture; say it to screen readers. */

@@ -8,17 +8,17 @@ import { forgetTables, showInside } from "./network.js";
 import { listen, preview, showSamples } from "./picture.js";
 import { followTraining } from "./training.js";
 
-/** The sample that is taken at the start: networks of photographs know it, too. */
-const FIRST = "car";
+/** The sample that is taken at the start, if there is one. */
+const FIRST = ["automobile", "car"];
 const state = { cards: [], which: "all", subjects: [], asked: 0, last: null };
 
-/** Ask all runs about a picture, and then look inside. */
-async function take(blob, name) {
+/** Ask all runs about a picture, and then look inside. `truth` is what a sample shows. */
+async function take(blob, name, truth = null) {
   const asked = ++state.asked;
-  state.last = [blob, name];
+  state.last = [blob, name, truth];
   complain(null);
   try {
-    const best = await Promise.all(state.cards.map((card) => card.ask(blob, name)));
+    const best = await Promise.all(state.cards.map((card) => card.ask(blob, name, truth)));
     if (asked !== state.asked) return;
     preview(blob, name);
     const { run } = state.cards[0];
@@ -117,7 +117,7 @@ async function start() {
   listen(take, about.most_bytes);
   if (about.runs[0].drawings) offerBoard();
   const samples = await showSamples(about.samples, take);
-  const first = samples.find((button) => button.title === FIRST) ?? samples[0];
+  const first = samples.find((button) => FIRST.includes(button.title)) ?? samples[0];
   if (about.runs.every((run) => run.ready)) first.click();
   const renew = () => {
     forgetTables();
