@@ -1,5 +1,7 @@
 """The endpoints behind the page: samples, and what a network does with an image."""
 
+import json
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,16 @@ def about_run(predictor: Predictor, service: Service, *, paths: bool) -> dict[st
         "data": service.gallery is not None and predictor is service.predictors[0],
         "command": predictor.command if paths else f"--run {predictor.name}",
     }
+
+
+async def as_lines(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[str]:
+    """Write parts of an answer as lines of JSON; a refusal on the way is the last line."""
+    yield json.dumps(first) + "\n"
+    try:
+        async for each in others:
+            yield json.dumps(each) + "\n"
+    except Refusal as refusal:
+        yield json.dumps({"error": refusal.message}) + "\n"
 
 
 def training_rows(predictor: Predictor) -> dict[str, Any]:
@@ -150,23 +162,31 @@ def add_questions(app: "FastAPI", service: Service) -> None:
 
 def add_evidence(app: "FastAPI", service: Service) -> None:
     """Add where the evidence for a class is, the ten views, and the nearest images."""
-    from fastapi import Path, Request
-    from fastapi.responses import JSONResponse, Response
+    from fastapi import Request
+    from fastapi.responses import JSONResponse, Response, StreamingResponse
 
     post = partial(app.post, tags=["page"], openapi_extra=IMAGES, responses=ERRORS)
 
-    @post("/evidence/{kind}/{label}")
-    async def evidence(
-        request: Request,
-        label: int,
-        kind: str = Path(pattern="^(grad-cam|occlusion)$"),
-        run: str | None = None,
-    ) -> Response:
+    @post("/evidence/grad-cam/{label}")
+    async def grad_cam(request: Request, label: int, run: str | None = None) -> Response:
         """Show where in an image a class, given by its number, is seen."""
         predictor = service.predictor(run)
         image = await image_of(request, service, predictor)
-        question = partial(inside.evidence, predictor, image, kind, label)
+        question = partial(inside.class_evidence, predictor, image, label)
         return JSONResponse(await service.inquire(question))
+
+    @post("/evidence/occlusion/{label}")
+    async def occlusion(request: Request, label: int, run: str | None = None) -> Response:
+        """Show what a class loses where the image is covered.
+
+        Lines of JSON: each has the picture as far as it is known; the last, where `done` is
+        `count`, is the answer. Computing ends when the client closes the connection.
+        """
+        predictor = service.predictor(run)
+        image = await image_of(request, service, predictor)
+        parts = service.inquire_in_parts(inside.occlusion(predictor, image, label))
+        first = await anext(parts)  # errors have a status of their own until the answer begins
+        return StreamingResponse(as_lines(first, parts), media_type="application/x-ndjson")
 
     @post("/views")
     async def views(request: Request, run: str | None = None) -> Response:

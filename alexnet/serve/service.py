@@ -124,6 +124,11 @@ class Service:
         finally:
             self._inquiries -= 1
 
+    async def inquire_in_parts(self, parts: Iterator[Result]) -> AsyncIterator[Result]:
+        """Compute the parts of a long answer one by one; other questions come between them."""
+        while (found := await self.inquire(lambda: next(parts, None))) is not None:
+            yield found
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Make the index of the data set, and follow a training, until the server ends."""

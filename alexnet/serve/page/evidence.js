@@ -3,36 +3,27 @@
 import { $, askJson, fillWith, h, percent, shortTitle } from "./dom.js";
 import { bars } from "./answer.js";
 import { copyButton, pngButton } from "./copying.js";
+import { abandonOcclusion, occlusionFigure } from "./occlusion.js";
 
-const WORDS = {
-  "grad-cam": "Grad-CAM: the last maps, weighted by how much they count for the class. The picture fades where they are low.",
-  occlusion: "Occlusion: a grey square covers the picture piece by piece. The picture stays where covering it costs the class most.",
-};
+const WORDS = "Grad-CAM: the last maps, weighted by how much they count for the class. The picture fades where they are low.";
 
 /** Show Grad-CAM, and offer occlusion, for each of `subjects`: [{run, square, labels}]. */
 export function showEvidence(subjects) {
+  abandonOcclusion();
   $("evidence").hidden = false;
   $("evidence-body").replaceChildren(
-    ...subjects.map(({ run, square, labels }) => {
+    ...subjects.map((subject) => {
+      const { run, labels } = subject;
       const select = h("select", { id: `label-${run.name}` }, options(run, labels));
-      const cards = h("div", { class: "pair" });
-      const draw = () => cards.replaceChildren(...Object.keys(WORDS).map((kind) => card(kind)));
-      const card = (kind) => {
-        const body = h("div", {});
-        const act = () => compute(kind, body);
-        if (kind === "grad-cam") act();
-        else body.append(h("button", { class: "main", onclick: act }, "Cover it piece by piece"));
-        return h("figure", {}, body, h("figcaption", {}, WORDS[kind]));
-      };
-      const compute = (kind, body) => {
-        const asked = askJson(`/evidence/${kind}/${select.value}`, { body: square, run: run.name });
-        const note = kind === "occlusion" ? "Covering … for a large network this takes seconds." : "Computing …";
-        return fillWith(body, note, asked, (found) => rendered(kind, found, run, body));
-      };
-      select.addEventListener("change", draw);
+      const figures = h("div", { class: "pair" });
+      const draw = () => figures.replaceChildren(gradCam(subject, select.value), occlusionFigure(subject, select.value));
+      select.addEventListener("change", () => {
+        abandonOcclusion();
+        draw();
+      });
       draw();
       const name = subjects.length > 1 ? `${run.name}: the evidence for ` : "The evidence for ";
-      return h("div", {}, h("p", { class: "which-class" }, h("label", { for: select.id }, name), select), cards);
+      return h("div", {}, h("p", { class: "which-class" }, h("label", { for: select.id }, name), select), figures);
     }),
   );
 }
@@ -42,23 +33,23 @@ function options(run, labels) {
   return [...labels, ...rest].map((index) => h("option", { value: index }, shortTitle(run.titles[index])));
 }
 
-function rendered(kind, found, run, body) {
-  const title = shortTitle(run.titles[run.classes.indexOf(found.class)]);
-  const lost = Math.max(found.largest, 0);
-  const words =
-    kind === "occlusion"
-      ? `covered at the worst place, ${title} loses ${percent(lost)} of all probability`
-      : `where ${title} is seen`;
-  return [
-    h("img", { src: found.picture, class: "big", alt: `${kind}: ${words}` }),
-    h(
-      "p",
-      { class: "tools" },
-      h("span", { class: "note" }, words),
-      pngButton(kind, body),
-      copyButton("JSON", () => JSON.stringify(found)),
-    ),
-  ];
+function gradCam({ run, square }, label) {
+  const body = h("div", {});
+  const asked = askJson(`/evidence/grad-cam/${label}`, { body: square, run: run.name });
+  fillWith(body, "Computing …", asked, (found) => {
+    const title = shortTitle(run.titles[run.classes.indexOf(found.class)]);
+    return [
+      h("img", { src: found.picture, class: "big", alt: `grad-cam: where ${title} is seen` }),
+      h(
+        "p",
+        { class: "tools" },
+        h("span", { class: "note" }, `where ${title} is seen`),
+        pngButton("grad-cam", body),
+        copyButton("JSON", () => JSON.stringify(found)),
+      ),
+    ];
+  });
+  return h("figure", {}, body, h("figcaption", {}, WORDS));
 }
 
 /** Show the ten views of a run with the answer to each. */
