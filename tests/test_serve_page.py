@@ -100,7 +100,7 @@ def test_layers_maps_units_and_filters_can_be_looked_at(page: Page) -> None:
     expect(page.locator("#layer h4")).to_have_text(f"Map {number}")
     expect(page.locator("#layer .trio img")).to_have_count(3)
     expect(page.locator("#layer .patches img")).to_have_count(9)
-    page.get_by_role("button", name="Make the image that excites it most").click()
+    page.get_by_role("button", name="Make its preferred image").click()
     expect(page.get_by_alt_text("an image made to excite it most")).to_be_visible()
     page.get_by_role("button", name="conv1", exact=True).click()
     expect(page.locator("#layer .filters img")).to_have_count(64)

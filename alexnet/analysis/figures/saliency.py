@@ -15,6 +15,7 @@ from alexnet.analysis.figures import style
 from alexnet.analysis.figures.pictures import spotlight
 from alexnet.analysis.figures.predictions import answers
 from alexnet.analysis.figures.subject import Subject, activation_after, evenly, map_layers
+from alexnet.networks.cifar10 import LocallyConnected2d
 from alexnet.progress import SILENT, Progress
 
 IMAGES = 5
@@ -101,10 +102,16 @@ def _probabilities(model: nn.Module, images: Tensor, label: int) -> list[float]:
 def grad_cam(model: nn.Sequential, image: Tensor, label: int) -> Map:
     """Return the Grad-CAM map of a class (Selvaraju and others 2017): (height, width), from 0.
 
-    The last maps are weighted by the mean gradient of the logit of `label`, added, and cut at 0;
-    then they are scaled to the size of `image` (3, height, width), bilinearly.
+    The maps of the last convolution are weighted by the mean gradient of the logit of `label`,
+    added, and cut at 0; then they are scaled to the size of `image` (3, height, width), bilinearly.
     """
-    row = activation_after(model, map_layers(model)[-1])
+    # Where weights differ from place to place, the mean gradient over the places says nothing.
+    shared = [
+        name
+        for name in map_layers(model)
+        if not isinstance(model.get_submodule(name), LocallyConnected2d)
+    ]
+    row = activation_after(model, shared[-1])
     maps = taps(model, image[None], [row])[row].detach().requires_grad_()
     logit = _rows_after(model, row)(maps)[0, label]
     (gradient,) = torch.autograd.grad(logit, maps)

@@ -9,6 +9,7 @@ export function makeCard(run, several) {
   const title = several ? `${run.name} (${run.model})` : "Answer";
   const element = h("article", { class: "card" }, h("h2", { class: "small-title" }, title), body);
   let last = null;
+  let shown = null;
 
   async function predict(blob, name, truth) {
     const started = performance.now();
@@ -29,7 +30,7 @@ export function makeCard(run, several) {
       h(
         "p",
         { class: "tools" },
-        h("span", { class: "note" }, `${Math.max(1, Math.round(milliseconds))} ms`),
+        h("span", { class: "note" }, `in ${Math.max(1, Math.round(milliseconds))} ms`),
         copyButton("JSON", () => JSON.stringify([found], null, 2)),
         copyButton("Command", () => `alexnet predict ${quoted(found.image)} ${run.command} --json`),
         svgButton(`answer-${run.name}`, () => barsDrawing(rows)),
@@ -43,6 +44,13 @@ export function makeCard(run, several) {
     async ask(blob, name, truth) {
       const asked = predict(blob, name, truth);
       await fillWith(body, "Asking …", asked, render);
+      try {
+        await asked;
+      } catch (error) {
+        if (shown) body.replaceChildren(...shown); // what is shown is still the answer to the last picture
+        throw error;
+      }
+      shown = [...body.childNodes];
       const { found } = await asked;
       return found.predictions.map((each) => run.classes.indexOf(each.class));
     },

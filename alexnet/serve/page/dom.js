@@ -30,6 +30,17 @@ export function show(element, ...children) {
   element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
 }
 
+/** Keep `element` as high as it is until what it shows next is there, so that nothing jumps. */
+export function hold(element) {
+  element.style.minHeight = `${element.offsetHeight}px`;
+  const observer = new MutationObserver(() => {
+    if (element.hasAttribute("aria-busy") || element.querySelector("[aria-busy]")) return;
+    element.style.minHeight = "";
+    observer.disconnect();
+  });
+  observer.observe(element, { subtree: true, childList: true, attributes: true, attributeFilter: ["aria-busy"] });
+}
+
 /** Show an error until the next picture; say it to screen readers. */
 export function complain(message) {
   $("alert").textContent = message ?? "";
