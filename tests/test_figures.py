@@ -223,6 +223,18 @@ def test_occlusion_finds_the_corner_that_is_read() -> None:
     assert_allclose(other, -lost, atol=1e-6)
 
 
+def test_an_occlusion_map_is_rough_first_and_then_exact() -> None:
+    image = torch.full((3, 20, 20), 100.0)
+    model = corner_network()
+    steps = list(saliency.occlusion_steps(model, image, 1, batch=1 + 25))
+    assert [step.done for step in steps[:2]] == [25, 51]
+    assert steps[-1].done == steps[-1].count == (20 + 3) ** 2
+    # The first 25 squares of side 4 cover the image without overlap.
+    assert (steps[0].lost[:12, :12] > 0).all()
+    assert_allclose(steps[0].lost[12:], 0, atol=1e-7)
+    assert_allclose(steps[-1].lost, saliency.occlusion_map(model, image, 1), atol=1e-6)
+
+
 def test_grad_cam_of_a_linear_head_is_that_by_hand() -> None:
     torch.manual_seed(0)
     conv, linear = nn.Conv2d(3, 4, 3, stride=2), nn.Linear(36, 3)

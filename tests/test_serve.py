@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from serve_makers import Serving, form, serving, wait_until
 import alexnet
 from alexnet.analysis.features import extract_features
 from alexnet.analysis.figures.neighbours import find_neighbours
+from alexnet.analysis.figures.saliency import occlusion_map
 from alexnet.analysis.figures.subject import open_subject
 from alexnet.cli import main
 from alexnet.cli.console import percent
@@ -30,7 +32,7 @@ from alexnet.errors import UsageError
 from alexnet.images import Pixels
 from alexnet.predict import predict_images
 from alexnet.progress import Silent
-from alexnet.serve import check_libraries, names_of
+from alexnet.serve import check_libraries, inside, names_of
 from alexnet.serve.app import PAGE
 from alexnet.serve.batching import Batcher
 from alexnet.serve.gallery import Gallery, open_gallery
@@ -120,6 +122,44 @@ def test_the_square_stands_for_the_image(server: Serving, pictures: list[Path]) 
     assert Image.open(io.BytesIO(square)).size == (32, 32)
     for path in ("/predict", "/maps/conv1", "/evidence/grad-cam/1", "/views"):
         assert server.post(path, square).body == server.post(path, whole).body
+
+
+def test_occlusion_is_that_of_the_figure(
+    server: Serving, tiny_run: Path, pictures: list[Path]
+) -> None:
+    found = server.post("/evidence/occlusion/1", pictures[0].read_bytes()).body.splitlines()
+    last = json.loads(found[-1])
+    model = alexnet.Run.open(tiny_run).load_model()
+    predictor = server.service.predictors[0]
+    image = predictor.inputs(predictor.decode(pictures[0].read_bytes()))[0]
+    assert last["largest"] == pytest.approx(occlusion_map(model, image, 1).max(), abs=1e-6)
+    assert last["done"] == last["count"]
+
+
+def test_computing_ends_when_the_client_has_gone(
+    server: Serving, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = list[int]()
+
+    def endless(*_: object) -> Iterator[dict[str, int]]:
+        while True:
+            time.sleep(0.02)
+            parts.append(len(parts))
+            yield {"done": len(parts)}
+
+    monkeypatch.setattr(inside, "occlusion", endless)
+    body = pictures[0].read_bytes()
+    with server.connect() as client:
+        head = (
+            f"POST /evidence/occlusion/1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}"
+        )
+        client.sendall(f"{head}\r\n\r\n".encode() + body)
+        while b'"done": 3' not in client.recv(65536):
+            pass
+    time.sleep(0.5)
+    count = len(parts)
+    time.sleep(0.3)
+    assert len(parts) == count
 
 
 def test_the_table_is_that_of_the_summary(server: Serving, tiny_run: Path) -> None:
@@ -250,7 +290,8 @@ def test_what_is_wrong_is_told_in_a_line(server: Serving, pictures: list[Path]) 
         ("/maps/gone", 400, "no layer gone"),
         ("/maps/conv1/9999", 400, "units 0 to"),
         ("/evidence/grad-cam/99", 400, "classes 0 to 2"),
-        ("/evidence/other/0", 400, "kind"),
+        ("/evidence/occlusion/99", 400, "classes 0 to 2"),
+        ("/evidence/other/0", 404, "Not Found"),
         ("/gone", 404, "Not Found"),
     ):
         reply = server.post(path, image)

@@ -100,7 +100,7 @@ def test_layers_maps_units_and_filters_can_be_looked_at(page: Page) -> None:
     expect(page.locator("#layer h4")).to_have_text(f"Map {number}")
     expect(page.locator("#layer .trio img")).to_have_count(3)
     expect(page.locator("#layer .patches img")).to_have_count(9)
-    page.get_by_role("button", name="Make the image that excites it most").click()
+    page.get_by_role("button", name="Make its preferred image").click()
     expect(page.get_by_alt_text("an image made to excite it most")).to_be_visible()
     page.get_by_role("button", name="conv1", exact=True).click()
     expect(page.locator("#layer .filters img")).to_have_count(64)
@@ -132,10 +132,10 @@ def test_figures_and_answers_can_be_taken_along(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#answer").get_by_role("button", name="JSON").click()
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
-    assert copied[0]["image"] == "car.png"
+    assert copied[0]["image"] == "automobile.png"
     page.locator("#answer").get_by_role("button", name="Command").click()
     command = page.evaluate("navigator.clipboard.readText()")
-    assert command.startswith("alexnet predict car.png --run ")
+    assert command.startswith("alexnet predict automobile.png --run ")
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     expect(page.get_by_text("Skip to the answer")).to_be_focused()
     page.locator("#samples button").nth(3).focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#preview")).to_have_attribute("alt", "The picture: cup.png")
+    expect(page.locator("#preview")).to_have_attribute("alt", "The picture: cat.png")
     page.get_by_role("button", name="pool1", exact=True).focus()
     page.keyboard.press("Space")
     expect(page.locator("#layer h3")).to_have_text("pool1")

@@ -24,7 +24,7 @@ from alexnet.python.inputs import KINDS, ImageLike, Preprocess, name_of, read_pi
 from alexnet.storage.checkpoint_store import CheckpointName
 from alexnet.storage.folders import SHIPPED_RUN
 from alexnet.storage.run import Run as StoredRun
-from alexnet.transforms import Preprocessing, take_view, views
+from alexnet.transforms import Preprocessing, center_view
 
 
 class Run(StoredRun):
@@ -169,10 +169,9 @@ class Run(StoredRun):
             self._indexes[checkpoint, data] = open_index(self, data, checkpoint=checkpoint)
         index, network = self._indexes[checkpoint, data], self._network(checkpoint, target)
         own, found = self.preprocessing.to(target), list[list[Neighbour]]()
-        centre = views(own.size, own.crop, 1)[0]
         for pixels in self._pixels(sources):
             with torch.inference_mode():
-                inputs = take_view(torch.from_numpy(pixels).to(target), centre, own)
+                inputs = center_view(torch.from_numpy(pixels).to(target), own)
                 outputs = taps(network, inputs, [index.layer])[index.layer]
             found += index.nearest(self, outputs, count)
         return found[0] if isinstance(images, KINDS) else found

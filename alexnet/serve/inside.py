@@ -1,7 +1,7 @@
 """What a network does with one image: maps, units, evidence, views. Plain JSON values."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from alexnet.analysis.figures.excitation import cut
 from alexnet.analysis.figures.filters import in_words, learned
 from alexnet.analysis.figures.pictures import enlarged, png_address, scaled, spotlight
 from alexnet.analysis.figures.preferred import preferred_images
-from alexnet.analysis.figures.saliency import grad_cam, occlusion_map
+from alexnet.analysis.figures.saliency import grad_cam, occlusion_steps
 from alexnet.analysis.figures.subject import activation_after, learning_rows, tower_count
 from alexnet.analysis.receptive_fields import receptive_fields
 from alexnet.analysis.summary import ACTIVATIONS, summarize
@@ -32,6 +32,9 @@ MOST_FILTERS = 256
 HIDDEN = ("Image", "Zero Padding", "Flatten", *ACTIVATIONS)
 """Rows of the network that show nothing of their own."""
 TIMINGS = 5
+OCCLUSION_BATCH = 37
+"""The image and the 36 squares of the coarse grid; no weights are rearranged for so many images."""
+SECONDS_OF_A_STEP = 0.25
 
 Json = dict[str, Any]
 
@@ -224,19 +227,39 @@ def check_unit(layer: str, unit: int, count: int) -> None:
         raise UsageError(f"{layer} has units 0 to {count - 1}, not {unit}")
 
 
-def evidence(predictor: Predictor, image: Pixels, kind: str, label: int) -> Json:
-    """Show where in an image a class is seen: kind is "grad-cam" or "occlusion"."""
-    model, seen = predictor.loaded.model, predictor.seen(image)
+def class_evidence(predictor: Predictor, image: Pixels, label: int) -> Json:
+    """Show where in an image a class is seen, by Grad-CAM."""
+    title = _class_name(predictor, label)
+    heat = grad_cam(predictor.loaded.model, predictor.inputs(image)[0], label)
+    picture = png_address(_shown(spotlight(predictor.seen(image), heat)))
+    return {"kind": "grad-cam", "class": title, "largest": float(heat.max()), "picture": picture}
+
+
+def occlusion(predictor: Predictor, image: Pixels, label: int) -> Iterator[Json]:
+    """Show what a class loses where the image is covered: first roughly, then finer and finer."""
+    title, seen = _class_name(predictor, label), predictor.seen(image)
+    start = shown = time.perf_counter()
+    inputs = predictor.inputs(image)[0]
+    for known in occlusion_steps(predictor.loaded.patient, inputs, label, OCCLUSION_BATCH):
+        now = time.perf_counter()
+        if known.done == known.count or now - shown > SECONDS_OF_A_STEP:
+            shown = now
+            yield {
+                "kind": "occlusion",
+                "class": title,
+                "largest": float(known.lost.max()),
+                "picture": png_address(_shown(spotlight(seen, known.lost))),
+                "done": known.done,
+                "count": known.count,
+                "side": known.side,
+                "seconds": now - start,
+            }
+
+
+def _class_name(predictor: Predictor, label: int) -> str:
     if not 0 <= label < len(predictor.run.classes):
         raise UsageError(f"there are classes 0 to {len(predictor.run.classes) - 1}, not {label}")
-    compute = {"grad-cam": grad_cam, "occlusion": occlusion_map}[kind]
-    heat = compute(model, predictor.inputs(image)[0], label)
-    return {
-        "kind": kind,
-        "class": predictor.run.classes[label],
-        "largest": float(heat.max()),
-        "picture": png_address(_shown(spotlight(seen, heat))),
-    }
+    return predictor.run.classes[label]
 
 
 def ten_views(predictor: Predictor, image: Pixels, top: int = 3) -> Json:

@@ -1,5 +1,7 @@
 """The endpoints behind the page: samples, and what a network does with an image."""
 
+import json
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,16 @@ def about_run(predictor: Predictor, service: Service, *, paths: bool) -> dict[st
     }
 
 
+async def as_lines(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[str]:
+    """Write parts of an answer as lines of JSON; a refusal on the way is the last line."""
+    yield json.dumps(first) + "\n"
+    try:
+        async for each in others:
+            yield json.dumps(each) + "\n"
+    except Refusal as refusal:
+        yield json.dumps({"error": refusal.message}) + "\n"
+
+
 def training_rows(predictor: Predictor) -> dict[str, Any]:
     """Return the epochs of a training, and of its steps at most `MOST_STEPS`."""
     rows = predictor.run.metrics()
@@ -64,7 +76,9 @@ def add_facts(app: "FastAPI", service: Service, *, paths: bool) -> None:
             {
                 "version": package_version(),
                 "runs": [about_run(each, service, paths=paths) for each in service.predictors],
-                "samples": list(service.samples),
+                "samples": [
+                    {"words": kind.words, "names": list(kind.pictures)} for kind in service.samples
+                ],
                 "most_bytes": service.limits.body,
             }
         )
@@ -72,9 +86,9 @@ def add_facts(app: "FastAPI", service: Service, *, paths: bool) -> None:
     @app.get("/samples/{name}", tags=["page"], responses=ERRORS)
     async def sample(name: str = Path(max_length=100)) -> Response:
         """Return a sample picture, PNG."""
-        if name not in service.samples:
+        if name not in service.sample_files:
             raise Refusal(404, "no such sample")
-        return Response(service.samples[name], media_type="image/png")
+        return Response(service.sample_files[name], media_type="image/png")
 
     @app.get("/training", tags=["page"], responses=ERRORS)
     async def training(run: str | None = None) -> Response:
@@ -148,23 +162,31 @@ def add_questions(app: "FastAPI", service: Service) -> None:
 
 def add_evidence(app: "FastAPI", service: Service) -> None:
     """Add where the evidence for a class is, the ten views, and the nearest images."""
-    from fastapi import Path, Request
-    from fastapi.responses import JSONResponse, Response
+    from fastapi import Request
+    from fastapi.responses import JSONResponse, Response, StreamingResponse
 
     post = partial(app.post, tags=["page"], openapi_extra=IMAGES, responses=ERRORS)
 
-    @post("/evidence/{kind}/{label}")
-    async def evidence(
-        request: Request,
-        label: int,
-        kind: str = Path(pattern="^(grad-cam|occlusion)$"),
-        run: str | None = None,
-    ) -> Response:
+    @post("/evidence/grad-cam/{label}")
+    async def grad_cam(request: Request, label: int, run: str | None = None) -> Response:
         """Show where in an image a class, given by its number, is seen."""
         predictor = service.predictor(run)
         image = await image_of(request, service, predictor)
-        question = partial(inside.evidence, predictor, image, kind, label)
+        question = partial(inside.class_evidence, predictor, image, label)
         return JSONResponse(await service.inquire(question))
+
+    @post("/evidence/occlusion/{label}")
+    async def occlusion(request: Request, label: int, run: str | None = None) -> Response:
+        """Show what a class loses where the image is covered.
+
+        Lines of JSON: each has the picture as far as it is known; the last, where `done` is
+        `count`, is the answer. Computing ends when the client closes the connection.
+        """
+        predictor = service.predictor(run)
+        image = await image_of(request, service, predictor)
+        parts = service.inquire_in_parts(inside.occlusion(predictor, image, label))
+        first = await anext(parts)  # errors have a status of their own until the answer begins
+        return StreamingResponse(as_lines(first, parts), media_type="application/x-ndjson")
 
     @post("/views")
     async def views(request: Request, run: str | None = None) -> Response:

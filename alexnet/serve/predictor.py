@@ -34,6 +34,8 @@ class Loaded:
 
     model: nn.Sequential
     fast: nn.Module
+    patient: nn.Module
+    """Like `fast`, for the thread of long questions: no two threads may share what it keeps."""
     checkpoint: str
     """The name of the file, which no other weights ever have."""
 
@@ -90,8 +92,8 @@ class Predictor:
     def _load(self) -> Loaded:
         checkpoint = str(read_manifest(self.run.path)[self.weights])
         model = self.run.load_model(self.device, self.weights)
-        fast = self._accelerate(model) if self._accelerate else model
-        loaded = Loaded(model, fast, checkpoint)
+        fast, patient = (self._accelerate(model) if self._accelerate else model for _ in range(2))
+        loaded = Loaded(model, fast, patient, checkpoint)
         size = self.preprocessing.size
         for count in WARM_UP if self._accelerate else ():
             for _ in range(3):  # weights are rearranged at the second, forms measured at the third

@@ -22,7 +22,7 @@ from alexnet.serve.gallery import Gallery
 from alexnet.serve.limits import Limits, Load, Refusal, busy
 from alexnet.serve.metrics import Metrics, make_metrics
 from alexnet.serve.predictor import Predictor
-from alexnet.serve.samples import make_samples
+from alexnet.serve.samples import Samples, make_samples
 from alexnet.serve.uploads import Upload
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ class Service:
     """Of the first predictor."""
     load: Load = field(default_factory=Load)
     metrics: Metrics = field(init=False)
-    samples: dict[str, bytes] = field(init=False)
+    samples: list[Samples] = field(init=False)
+    sample_files: dict[str, bytes] = field(init=False)
     """PNG files by name."""
     batchers: dict[str, Batcher] = field(init=False)
 
@@ -55,7 +56,10 @@ class Service:
         self._decoding = ThreadPoolExecutor(DECODERS, "decode")
         self._inside = ThreadPoolExecutor(1, "inside")
         self._inquiries = 0
-        self.samples = {name: png_bytes(each) for name, each in make_samples().items()}
+        self.samples = make_samples(each.run.classes for each in self.predictors)
+        self.sample_files = {
+            name: png_bytes(each) for kind in self.samples for name, each in kind.pictures.items()
+        }
         self.metrics = make_metrics(
             waiting=lambda: sum(map(len, self.batchers.values())),
             in_flight=lambda: self.load.requests,
@@ -119,6 +123,11 @@ class Service:
             raise Refusal(500, "the data set cannot be read; the server's log says why") from None
         finally:
             self._inquiries -= 1
+
+    async def inquire_in_parts(self, parts: Iterator[Result]) -> AsyncIterator[Result]:
+        """Compute the parts of a long answer one by one; other questions come between them."""
+        while (found := await self.inquire(lambda: next(parts, None))) is not None:
+            yield found
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -1,5 +1,9 @@
 """Where in an image the evidence for a class is: by occlusion, and by gradients (Grad-CAM)."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +15,7 @@ from alexnet.analysis.figures import style
 from alexnet.analysis.figures.pictures import spotlight
 from alexnet.analysis.figures.predictions import answers
 from alexnet.analysis.figures.subject import Subject, activation_after, evenly, map_layers
+from alexnet.networks.cifar10 import LocallyConnected2d
 from alexnet.progress import SILENT, Progress
 
 IMAGES = 5
@@ -22,33 +27,64 @@ STEPS_OF_A_SQUARE = 4
 Map = NDArray[np.float32]
 
 
-@torch.inference_mode()
-def occlusion_map(model: nn.Sequential, image: Tensor, label: int) -> Map:
+@dataclass(frozen=True)
+class Occluded:
+    """An occlusion map as far as it is known: `done` of `count` squares have covered the image."""
+
+    lost: Map
+    done: int
+    count: int
+    side: int
+    """Of a square, in pixels."""
+
+
+def occlusion_map(model: nn.Module, image: Tensor, label: int) -> Map:
     """Return how much of the class's probability each pixel holds: (height, width).
 
     A square of the mean colour is moved over the network's input `image` (3, height, width), also
     partly past its edges (Zeiler and Fergus 2014). A pixel's value is the mean, over the squares
     that cover it, of what the probability of `label` loses. It is negative where it gains.
     """
+    *_, last = occlusion_steps(model, image, label)
+    return last.lost
+
+
+def occlusion_steps(
+    model: nn.Module, image: Tensor, label: int, batch: int = FEATURE_BATCH
+) -> Iterator[Occluded]:
+    """Yield what `occlusion_map` knows after each batch of squares, first those of a coarse grid.
+
+    A batch is always whole, since an accelerated network prefers one size.
+    """
     height, width = image.shape[1:]
     side = max(1, height // PARTS)
     step = max(1, side // STEPS_OF_A_SQUARE)
-    corners = [
-        (top, left)
-        for top in range(step - side, height, step)
-        for left in range(step - side, width, step)
-    ]
-    whole = _probabilities(model, image[None], label)[0]
+    corners = sorted(
+        product(range(step - side, height, step), range(step - side, width, step)),
+        key=lambda corner: _fineness(corner, step),
+    )
+    nothing = (slice(0), slice(0))
+    squares = [nothing, *(_square(corner, side) for corner in corners)]
     lost, covered = (torch.zeros(height, width, dtype=torch.float64) for _ in range(2))
-    for start in range(0, len(corners), FEATURE_BATCH):
-        squares = [_square(corner, side) for corner in corners[start : start + FEATURE_BATCH]]
-        images = image.repeat(len(squares), 1, 1, 1)
-        for occluded, square in zip(images, squares, strict=True):
+    whole = 0.0
+    for start in range(0, len(squares), batch):
+        some = squares[start : start + batch]
+        images = image.repeat(batch, 1, 1, 1)
+        for occluded, square in zip(images, some, strict=False):
             occluded[:, *square] = 0  # the mean image has been subtracted
-        for square, value in zip(squares, _probabilities(model, images, label), strict=True):
+        values = _probabilities(model, images, label)
+        whole = whole if start else values[0]
+        for square, value in zip(some, values, strict=False):
             lost[square] += whole - value
             covered[square] += 1
-    return (lost / covered).float().numpy()
+        known = (lost / covered.clamp(min=1)).float().numpy()
+        yield Occluded(known, start + len(some) - 1, len(corners), side)
+
+
+def _fineness(corner: tuple[int, int], step: int) -> int:
+    """Return 0 for a corner of the grid whose squares do not overlap, then 1, then 2."""
+    top, left = corner[0] // step, corner[1] // step
+    return sum(bool(top % each or left % each) for each in (STEPS_OF_A_SQUARE, 2))
 
 
 def _square(corner: tuple[int, int], side: int) -> tuple[slice, slice]:
@@ -57,7 +93,8 @@ def _square(corner: tuple[int, int], side: int) -> tuple[slice, slice]:
     return slice(max(top, 0), top + side), slice(max(left, 0), left + side)
 
 
-def _probabilities(model: nn.Sequential, images: Tensor, label: int) -> list[float]:
+@torch.inference_mode()
+def _probabilities(model: nn.Module, images: Tensor, label: int) -> list[float]:
     values: list[float] = model(images).softmax(1)[:, label].tolist()
     return values
 
@@ -65,10 +102,16 @@ def _probabilities(model: nn.Sequential, images: Tensor, label: int) -> list[flo
 def grad_cam(model: nn.Sequential, image: Tensor, label: int) -> Map:
     """Return the Grad-CAM map of a class (Selvaraju and others 2017): (height, width), from 0.
 
-    The last maps are weighted by the mean gradient of the logit of `label`, added, and cut at 0;
-    then they are scaled to the size of `image` (3, height, width), bilinearly.
+    The maps of the last convolution are weighted by the mean gradient of the logit of `label`,
+    added, and cut at 0; then they are scaled to the size of `image` (3, height, width), bilinearly.
     """
-    row = activation_after(model, map_layers(model)[-1])
+    # Where weights differ from place to place, the mean gradient over the places says nothing.
+    shared = [
+        name
+        for name in map_layers(model)
+        if not isinstance(model.get_submodule(name), LocallyConnected2d)
+    ]
+    row = activation_after(model, shared[-1])
     maps = taps(model, image[None], [row])[row].detach().requires_grad_()
     logit = _rows_after(model, row)(maps)[0, label]
     (gradient,) = torch.autograd.grad(logit, maps)

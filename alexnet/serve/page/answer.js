@@ -3,32 +3,34 @@
 import { ask, fillWith, h, percent, shortTitle, svg } from "./dom.js";
 import { copyButton, svgButton } from "./copying.js";
 
-/** Make the card of a run; `card.ask(blob, name)` fills it and returns the best class's number. */
+/** Make the card of a run; `card.ask(blob, name, truth)` fills it and returns the best classes' numbers. */
 export function makeCard(run, several) {
   const body = h("div", { class: "card-body" });
   const title = several ? `${run.name} (${run.model})` : "Answer";
   const element = h("article", { class: "card" }, h("h2", { class: "small-title" }, title), body);
   let last = null;
+  let shown = null;
 
-  async function predict(blob, name) {
+  async function predict(blob, name, truth) {
     const started = performance.now();
     const response = await ask("/predict", { body: blob, run: run.name, top: 5 });
     const [found] = await response.json();
     last = { ...found, image: name };
-    return { found: last, milliseconds: performance.now() - started };
+    return { found: last, truth, milliseconds: performance.now() - started };
   }
 
-  function render({ found, milliseconds }) {
+  function render({ found, truth, milliseconds }) {
     const rows = found.predictions.map((each) => ({
       title: run.titles[run.classes.indexOf(each.class)],
       probability: each.probability,
     }));
     return [
       bars(rows, true),
+      truth ? h("p", { class: "verdict" }, verdict(truth, rows[0].title, run)) : null,
       h(
         "p",
         { class: "tools" },
-        h("span", { class: "note" }, `${Math.max(1, Math.round(milliseconds))} ms`),
+        h("span", { class: "note" }, `in ${Math.max(1, Math.round(milliseconds))} ms`),
         copyButton("JSON", () => JSON.stringify([found], null, 2)),
         copyButton("Command", () => `alexnet predict ${quoted(found.image)} ${run.command} --json`),
         svgButton(`answer-${run.name}`, () => barsDrawing(rows)),
@@ -39,14 +41,29 @@ export function makeCard(run, several) {
   return {
     run,
     element,
-    async ask(blob, name) {
-      const asked = predict(blob, name);
+    async ask(blob, name, truth) {
+      const asked = predict(blob, name, truth);
       await fillWith(body, "Asking …", asked, render);
+      try {
+        await asked;
+      } catch (error) {
+        if (shown) body.replaceChildren(...shown); // what is shown is still the answer to the last picture
+        throw error;
+      }
+      shown = [...body.childNodes];
       const { found } = await asked;
       return found.predictions.map((each) => run.classes.indexOf(each.class));
     },
     wait: () => body.replaceChildren(h("p", { class: "note" }, "Give it a picture.")),
   };
+}
+
+/** Say whether the answer to a sample is right. */
+function verdict(truth, answer, run) {
+  const isNamed = (title) => title.split(", ").includes(truth);
+  if (isNamed(answer)) return `It shows: ${truth}. The answer is right.`;
+  if (run.titles.some(isNamed)) return `It shows: ${truth}. The answer is wrong.`;
+  return `It shows: ${truth}. No class of the network has this name.`;
 }
 
 export const quoted = (name) => (/^[\w./-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);

@@ -2,6 +2,8 @@
 
 import { h } from "./dom.js";
 
+/** The name of what is drawn. */
+export const DRAWING = "drawing.png";
 const SIDE = 256;
 const INKS = { blue: "#2f6fd6", red: "#c8402f", green: "#3d8b47", yellow: "#e3b23c", dark: "#2b2d33" };
 const GROUND = "#cfd6dc";
@@ -30,7 +32,7 @@ export function makeBoard(home, take) {
     do {
       waiting = false;
       const blob = await new Promise((done) => canvas.toBlob(done));
-      await take(blob, "drawing.png");
+      await take(blob, DRAWING);
     } while (waiting);
     busy = false;
   };

@@ -33,16 +33,19 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-/** A button that saves the images of `figure` side by side, at their true size times 4 or less. */
+/** A button that saves the images of `figure` side by side, as wide as the widest. */
 export function pngButton(name, figure) {
   return h("button", { class: "quiet", type: "button", onclick: () => savePng(name, figure) }, "PNG");
 }
 
+const widthOf = (image) => image.naturalWidth ?? image.width;
+const heightOf = (image) => image.naturalHeight ?? image.height;
+
 async function savePng(name, figure) {
-  const images = [...figure.querySelectorAll("img")];
+  const images = [...figure.querySelectorAll("img, canvas")];
   if (!images.length) return;
   const across = Math.min(images.length, 8);
-  const side = Math.max(...images.map((image) => Math.max(image.naturalWidth, 32)));
+  const side = Math.max(...images.map((image) => Math.max(widthOf(image), 32)));
   const canvas = h("canvas", { width: across * (side + 4) - 4 });
   canvas.height = Math.ceil(images.length / across) * (side + 4) - 4;
   const context = canvas.getContext("2d");
@@ -50,7 +53,7 @@ async function savePng(name, figure) {
   images.forEach((image, place) => {
     const left = (place % across) * (side + 4);
     const top = Math.floor(place / across) * (side + 4);
-    context.drawImage(image, left, top, side, (side * image.naturalHeight) / image.naturalWidth);
+    context.drawImage(image, left, top, side, (side * heightOf(image)) / widthOf(image));
   });
   canvas.toBlob((blob) => save(`${name}.png`, blob));
 }

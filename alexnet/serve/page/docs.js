@@ -4,14 +4,18 @@ import { $, askJson, h } from "./dom.js";
 
 const TITLES = { predict: "Predictions", server: "Server", page: "What the page asks" };
 
+/** Words in which `names` stand between backticks. */
+const withCode = (words) => words.split("`").map((part, place) => (place % 2 ? h("code", {}, part) : part));
+
 function endpoint(path, method, { summary, description, parameters = [], requestBody }) {
-  const url = `${location.origin}${path}`;
+  const needed = parameters.filter((each) => each.in === "query" && each.required).map((each) => `${each.name}=…`);
+  const url = `${location.origin}${path}${needed.length ? `?${needed.join("&")}` : ""}`;
   const example = requestBody ? `curl --data-binary @cat.jpg '${url}'` : `curl '${url}'`;
   return h(
     "article",
     { class: "endpoint" },
     h("h3", {}, h("code", {}, `${method.toUpperCase()} ${path}`)),
-    h("p", {}, description ?? summary),
+    (description ?? summary).split("\n\n").map((words) => h("p", {}, withCode(words))),
     parameters.length
       ? h(
           "table",

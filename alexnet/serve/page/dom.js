@@ -27,7 +27,18 @@ function fill(element, properties, children) {
 }
 
 export function show(element, ...children) {
-  element.replaceChildren(...children.flat());
+  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+}
+
+/** Keep `element` as high as it is until what it shows next is there, so that nothing jumps. */
+export function hold(element) {
+  element.style.minHeight = `${element.offsetHeight}px`;
+  const observer = new MutationObserver(() => {
+    if (element.hasAttribute("aria-busy") || element.querySelector("[aria-busy]")) return;
+    element.style.minHeight = "";
+    observer.disconnect();
+  });
+  observer.observe(element, { subtree: true, childList: true, attributes: true, attributeFilter: ["aria-busy"] });
 }
 
 /** Show an error until the next picture; say it to screen readers. */
@@ -62,7 +73,7 @@ export async function ask(path, { patient, ...options } = {}) {
   }
 }
 
-async function send(path, { body, run, ...query }) {
+async function send(path, { body, run, signal, ...query }) {
   const url = new URL(path, location.href);
   if (run) url.searchParams.set("run", run);
   for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
@@ -70,8 +81,9 @@ async function send(path, { body, run, ...query }) {
   const token = sessionStorage.getItem("token");
   if (token) headers.authorization = `Bearer ${token}`;
   try {
-    return await fetch(url, { method: body ? "POST" : "GET", body, headers });
-  } catch {
+    return await fetch(url, { method: body ? "POST" : "GET", body, headers, signal });
+  } catch (error) {
+    if (signal?.aborted) throw error;
     throw new Refused(0, "The server does not answer. Is it still running?");
   }
 }
@@ -88,6 +100,24 @@ async function refusal(response) {
 }
 
 export const askJson = async (path, options) => (await ask(path, options)).json();
+
+/** Ask for an answer that comes in lines of JSON. */
+export async function* askLines(path, options) {
+  const { body } = await ask(path, options);
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      const found = JSON.parse(line);
+      if (found.error) throw new Refused(503, found.error);
+      yield found;
+    }
+  }
+}
 
 /** Show `promise`'s result in `target`; meanwhile a note, and an error where it failed. */
 export async function fillWith(target, note, promise, render) {

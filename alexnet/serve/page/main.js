@@ -2,23 +2,25 @@
 
 import { $, Refused, ask, askJson, complain, h, say, sentence, shortTitle } from "./dom.js";
 import { makeCard } from "./answer.js";
-import { makeBoard } from "./board.js";
+import { DRAWING, makeBoard } from "./board.js";
 import { showEvidence, showNearest, showViews } from "./evidence.js";
 import { forgetTables, showInside } from "./network.js";
 import { listen, preview, showSamples } from "./picture.js";
 import { followTraining } from "./training.js";
 
-/** The sample that is taken at the start: networks of photographs know it, too. */
-const FIRST = "car";
+/** The sample that is taken at the start, if there is one. */
+const FIRST = ["automobile", "car"];
+let closeBoard = () => {};
 const state = { cards: [], which: "all", subjects: [], asked: 0, last: null };
 
-/** Ask all runs about a picture, and then look inside. */
-async function take(blob, name) {
+/** Ask all runs about a picture, and then look inside. `truth` is what a sample shows. */
+async function take(blob, name, truth = null) {
   const asked = ++state.asked;
-  state.last = [blob, name];
+  if (name !== DRAWING) closeBoard();
+  state.last = [blob, name, truth];
   complain(null);
   try {
-    const best = await Promise.all(state.cards.map((card) => card.ask(blob, name)));
+    const best = await Promise.all(state.cards.map((card) => card.ask(blob, name, truth)));
     if (asked !== state.asked) return;
     preview(blob, name);
     const { run } = state.cards[0];
@@ -37,7 +39,7 @@ function refuse(error, about = "") {
 
 /** Fetch the square that each run works with, and show what it makes of it. */
 async function look(blob, name, best, asked) {
-  if (name === "drawing.png" && (await isFollowed(asked))) return;
+  if (name === DRAWING && (await isFollowed(asked))) return;
   state.subjects = await Promise.all(
     state.cards.map(async ({ run }, index) => {
       const square = await (await ask("/square", { body: blob, run: run.name })).blob();
@@ -58,7 +60,7 @@ function showChosen() {
   const chosen = which === "all" ? subjects : subjects.filter(({ run }) => run.name === which);
   showEvidence(chosen);
   showInside(chosen);
-  showViews(chosen[0]);
+  showViews(chosen);
   showNearest(subjects[0]);
 }
 
@@ -80,6 +82,7 @@ function offerChoice(runs) {
 
 function askForToken() {
   const form = $("token");
+  $("about").textContent = "";
   form.hidden = false;
   $("secret").focus();
   form.onsubmit = (event) => {
@@ -109,24 +112,26 @@ function called(run) {
 
 async function start() {
   const about = await askJson("/about");
+  $("ask").hidden = false;
   describe(about.runs);
   state.cards = about.runs.map((run) => makeCard(run, about.runs.length > 1));
   for (const card of state.cards) card.wait();
   $("answer").append(...state.cards.map((card) => card.element));
   offerChoice(about.runs);
   listen(take, about.most_bytes);
-  if (about.runs[0].drawings) offerBoard();
+  if (about.runs[0].drawings) closeBoard = offerBoard();
   const samples = await showSamples(about.samples, take);
-  const first = samples.find((button) => button.title === FIRST) ?? samples[0];
+  const first = samples.find((button) => FIRST.includes(button.title)) ?? samples[0];
   if (about.runs.every((run) => run.ready)) first.click();
   const renew = () => {
     forgetTables();
     if (state.last) take(...state.last);
     else first.click();
   };
-  followTraining(about.runs[0], renew).catch(() => {});
+  for (const run of about.runs) followTraining(run, about.runs.length > 1, renew).catch(() => {});
 }
 
+/** Offer the board to draw on; return what closes it. */
 function offerBoard() {
   const [button, board] = [$("draw"), $("board")];
   button.hidden = false;
@@ -138,7 +143,7 @@ function offerBoard() {
     button.textContent = isOpen ? "Show the picture" : "Draw one";
   };
   button.addEventListener("click", () => open(board.hidden));
-  $("samples").addEventListener("click", () => open(false));
+  return () => open(false);
 }
 
 start().catch((error) => {

@@ -1,8 +1,10 @@
 // The network as a table; a layer's maps and filters; what a unit sees.
 
-import { $, askJson, fillWith, h, number, show, svg } from "./dom.js";
+import { $, askJson, fillWith, h, hold, number, show, svg } from "./dom.js";
 import { copyButton, pngButton } from "./copying.js";
 
+/** Units of a layer without maps that are named. */
+const CHIPS = 16;
 const shape = (output) => (output.length === 3 ? `${output[1]} × ${output[2]} × ${output[0]}` : number(output[0]));
 const state = { subjects: [], tables: new Map(), layer: null, unit: null };
 
@@ -40,20 +42,22 @@ function drawTable(table) {
       h("td", { class: "glyph" }, glyph(row.output, table.input)),
       h("td", {}, shape(row.output)),
       h("td", { class: "wide-only" }, row.parameters ? number(row.parameters) : "–", meter(share)),
-      h("td", { class: "wide-only" }, `${row.field[0]} px`),
+      h("td", { class: "wide-only" }, row.field[0] < table.input[1] && row.has_maps ? `${row.field[0]} px` : "all"),
       h("td", { class: "wide-only" }, `${Math.round((100 * row.seconds) / total)} %`, meter(row.seconds / slowest)),
     );
   });
   const head = ["layer", "", "output", "parameters", "sees", "time"].map((name, column) =>
     column === 1 ? h("td", {}) : h("th", { scope: "col", class: column > 2 ? "wide-only" : null }, name),
   );
-  return h(
+  const drawn = h(
     "table",
     { class: "network" },
     h("caption", {}, `${table.model}: ${number(table.parameters)} parameters, ${number(table.macs)} multiply-adds`),
     h("thead", {}, h("tr", {}, head)),
     h("tbody", {}, body),
   );
+  const tools = [copyButton("JSON", () => JSON.stringify(table)), copyButton("Command", () => `alexnet summary --model ${table.model} --classes ${table.rows.at(-1).output[0]}`)];
+  return [drawn, h("p", { class: "tools" }, tools)];
 }
 
 const meter = (part) => h("span", { class: "meter", "aria-hidden": "true" }, h("i", { "width%": 100 * part }));
@@ -78,6 +82,7 @@ function choose(layer, byUser = false) {
     row.classList.toggle("chosen", chosen);
     row.querySelector("button").setAttribute("aria-pressed", chosen);
   }
+  hold($("layer"));
   show($("layer"), state.subjects.map((subject) => layerOf(subject, layer)));
   const isBelow = $("layer").getBoundingClientRect().top > 0.8 * innerHeight;
   if (byUser && isBelow) $("layer").scrollIntoView();
@@ -114,12 +119,14 @@ function drawLayer(found, subject, home, unit, layer) {
     mark(chosen);
     showUnit(subject, layer, chosen, unit);
   };
+  const areAll = !found.maps && found.shape[0] <= CHIPS;
   const first = state.unit ?? (found.maps ?? found.units)[0].unit;
   const pressed = (each) => ({ "data-unit": each, "aria-pressed": each === first ? "true" : "false" });
   const tools = h(
     "p",
     { class: "tools" },
-    pngButton(`maps-${layer}`, home),
+    areAll ? null : pngButton(`maps-${layer}`, home),
+    copyButton("JSON", () => JSON.stringify(found)),
     copyButton("Command", () => `alexnet features PICTURE ${layer}.npz ${subject.run.command} --layer ${layer}`),
   );
   if (found.maps) {
@@ -132,13 +139,13 @@ function drawLayer(found, subject, home, unit, layer) {
     });
     return [h("p", { class: "note" }, words), h("div", { class: "maps" }, tiles), tools];
   }
-  const words = `${number(found.active)} of ${number(found.shape[0])} units are above 0. Left: all units. Right: the strongest.`;
-  const units = found.units.slice(0, 16).map((each) => {
+  const words = `${number(found.active)} of ${number(found.shape[0])} units are above 0.${areAll ? "" : " First all units as squares, then the strongest."}`;
+  const units = found.units.slice(0, CHIPS).map((each) => {
     const name = each.title ? each.title.split(",")[0] : `unit ${each.unit}`;
-    return h("button", { ...pressed(each.unit), onclick: () => press(each.unit) }, `${name} ${each.value.toPrecision(3)}`);
+    return h("button", { ...pressed(each.unit), onclick: () => press(each.unit) }, `${name} ${each.value.toPrecision(3).replace("-", "−")}`);
   });
   const all = h("img", { src: found.picture, class: "all-units", alt: "All units as grey squares" });
-  return [h("p", { class: "note" }, words), h("div", { class: "flat" }, all, h("div", { class: "chips" }, units)), tools];
+  return [h("p", { class: "note" }, words), h("div", { class: "flat" }, areAll ? null : all, h("div", { class: "chips" }, units)), tools];
 }
 
 function drawFilters(run, layer, home) {
@@ -174,7 +181,7 @@ async function showUnit({ run, square }, layer, unit, home) {
   if (row.has_maps) {
     parts.push(here);
     const asked = askJson(`/maps/${layer}/${unit}`, { body: square, run: run.name });
-    fillWith(here, "Computing …", asked, (found) => drawPlace(found, row));
+    fillWith(here, "Computing …", asked, (found) => drawPlace(found, row, here));
   }
   if (row.learns) {
     parts.push(h("div", { class: "pair" }, made, best));
@@ -184,7 +191,7 @@ async function showUnit({ run, square }, layer, unit, home) {
   show(home, parts);
 }
 
-function drawPlace(found, row) {
+function drawPlace(found, row, home) {
   const [top, left] = found.window;
   const words = `It fires most at ${found.largest.toPrecision(3)}, where it sees ${row.field[0]} × ${row.field[1]} pixels.`;
   return [
@@ -195,7 +202,13 @@ function drawPlace(found, row) {
       figure(found.map, "its map"),
       figure(found.patch, `what it sees from row ${top}, column ${left}`),
     ),
-    h("p", { class: "note" }, words),
+    h(
+      "p",
+      { class: "tools" },
+      h("span", { class: "note" }, words),
+      pngButton(`${found.layer}-${found.unit}`, home),
+      copyButton("JSON", () => JSON.stringify(found)),
+    ),
   ];
 }
 
@@ -204,20 +217,22 @@ const figure = (source, words) => h("figure", {}, h("img", { src: source, alt: w
 function offerPreferred(run, layer, unit, home) {
   const act = () => {
     const asked = askJson(`/preferred/${layer}/${unit}`, { run: run.name });
-    fillWith(home, "Climbing …", asked, (found) =>
+    fillWith(home, "Climbing …", asked, (found) => [
       figure(found.picture, "an image made to excite it most"),
-    );
+      h("p", { class: "tools" }, pngButton(`preferred-${layer}-${unit}`, home)),
+    ]);
   };
-  home.append(h("button", { onclick: act }, "Make the image that excites it most"));
+  home.append(h("button", { onclick: act }, "Make its preferred image"));
 }
 
 function drawPatches(run, layer, unit, home) {
-  fillWith(home, "Looking at the data set …", askJson(`/patches/${layer}/${unit}`, { patient: true }), (found) =>
+  fillWith(home, "Looking at the data set …", askJson(`/patches/${layer}/${unit}`, { patient: true }), (found) => [
     h(
       "figure",
       {},
       h("div", { class: "patches" }, found.patches.map((source) => h("img", { src: source, alt: "" }))),
       h("figcaption", {}, `what excites it most in the ${found.split} images`),
     ),
-  );
+    h("p", { class: "tools" }, pngButton(`patches-${layer}-${unit}`, home)),
+  ]);
 }

@@ -36,17 +36,22 @@ export function listen(take, mostBytes) {
   document.addEventListener("paste", (event) => offer(event.clipboardData?.files[0]));
 }
 
-/** Show the samples as buttons, and return these. */
-export async function showSamples(names, take) {
-  const buttons = await Promise.all(
-    names.map(async (name) => {
-      const blob = await (await ask(`/samples/${encodeURIComponent(name)}`)).blob();
-      const image = h("img", { src: URL.createObjectURL(blob), alt: name });
-      return h("button", { title: name, onclick: () => take(blob, `${name}.png`) }, image);
+/** Show the samples of each kind as buttons, and return these. */
+export async function showSamples(kinds, take) {
+  const groups = await Promise.all(
+    kinds.map(async ({ words, names }) => {
+      const buttons = await Promise.all(names.map((name) => sampleButton(name, take)));
+      return [h("p", { class: "note" }, words), h("div", { class: "samples" }, buttons)];
     }),
   );
-  $("samples").replaceChildren(...buttons);
-  return buttons;
+  $("samples").replaceChildren(...groups.flat());
+  return [...$("samples").querySelectorAll("button")];
+}
+
+async function sampleButton(name, take) {
+  const blob = await (await ask(`/samples/${encodeURIComponent(name)}`)).blob();
+  const image = h("img", { src: URL.createObjectURL(blob), alt: name });
+  return h("button", { title: name, onclick: () => take(blob, `${name}.png`, name) }, image);
 }
 
 let shown = null;

@@ -4,19 +4,26 @@ import { $, askJson, h, percent, show, svg } from "./dom.js";
 import { copyButton, svgButton } from "./copying.js";
 
 const EVERY = 3000;
-const [WIDTH, HEIGHT, LEFT, BOTTOM] = [440, 240, 52, 34];
+const [WIDEST, HEIGHT, LEFT, BOTTOM] = [440, 240, 52, 34];
 
 /** Show the curves of a run; ask again while it trains. `renew` is called when weights are newer. */
-export async function followTraining(run, renew, checkpoint) {
+export async function followTraining(run, isNamed, renew, checkpoint) {
   const rows = await askJson("/training", { run: run.name });
   if (checkpoint !== undefined && rows.checkpoint !== checkpoint) renew();
   if (!rows.epochs.length && !rows.steps.length && !rows.training) return;
   $("training").hidden = false;
-  draw(run, rows);
-  if (rows.training) setTimeout(() => followTraining(run, renew, rows.checkpoint).catch(() => {}), EVERY);
+  draw(run, isNamed, rows);
+  if (rows.training) setTimeout(() => followTraining(run, isNamed, renew, rows.checkpoint).catch(() => {}), EVERY);
 }
 
-function draw(run, { epochs, steps, training, planned }) {
+/** The part of the page for a run, made when it is first asked for. */
+function homeOf(run) {
+  const id = `training-${run.name}`;
+  if (!$(id)) $("training-body").append(h("div", { id }));
+  return $(id);
+}
+
+function draw(run, isNamed, { epochs, steps, training, planned }) {
   const byEpoch = (key) => epochs.filter((row) => row[key] !== null).map((row) => [row.epoch, row[key]]);
   const lastStep = Math.max(1, ...epochs.map((row) => row.step / row.epoch));
   const byStep = steps.map((row) => [row.step / lastStep, row.train_loss]);
@@ -30,7 +37,8 @@ function draw(run, { epochs, steps, training, planned }) {
   const error = last && last.top1_error !== null ? ` Top-1 error on the validation images: ${percent(last.top1_error)}.` : "";
   const json = copyButton("JSON", () => JSON.stringify({ run: run.name, epochs, steps }));
   show(
-    $("training-body"),
+    homeOf(run),
+    isNamed ? h("h3", {}, run.name) : null,
     h("p", { class: "note" }, state + error),
     h("div", { class: "charts" }, charts.map(([title, curves, text], place) => chart(title, curves, text, epochs.length ? "epoch" : "step", place ? null : json))),
   );
@@ -47,15 +55,16 @@ function chart(title, curves, text, unit, json) {
 }
 
 function drawing(curves, text, unit, description) {
+  const width = Math.min(WIDEST, $("training-body").clientWidth); // letters stay as large on a phone
   const all = curves.flatMap(([, points]) => points);
   const [first, last] = [Math.min(...all.map(([x]) => x)), Math.max(...all.map(([x]) => x))];
   const highest = Math.max(...all.map(([, y]) => y)) * 1.05 || 1;
-  const across = (x) => LEFT + ((x - first) / (last - first || 1)) * (WIDTH - LEFT - 14);
+  const across = (x) => LEFT + ((x - first) / (last - first || 1)) * (width - LEFT - 14);
   const down = (y) => HEIGHT - BOTTOM - (y / highest) * (HEIGHT - BOTTOM - 10);
   const step = nice(highest / 4);
   const ticks = Array.from({ length: Math.floor(highest / step) + 1 }, (_, index) => index * step);
   const grid = ticks.flatMap((value) => [
-    svg("line", { class: "rule", x1: LEFT, x2: WIDTH - 14, y1: down(value), y2: down(value) }),
+    svg("line", { class: "rule", x1: LEFT, x2: width - 14, y1: down(value), y2: down(value) }),
     svg("text", { x: LEFT - 8, y: down(value) + 4.5, "text-anchor": "end" }, text(value)),
   ]);
   const ends = [...new Set([first, last])].map((x) =>
@@ -71,10 +80,10 @@ function drawing(curves, text, unit, description) {
   );
   return svg(
     "svg",
-    { xmlns: "http://www.w3.org/2000/svg", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": description },
+    { xmlns: "http://www.w3.org/2000/svg", viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": description },
     grid,
     ends,
-    svg("text", { x: (WIDTH + LEFT) / 2, y: HEIGHT - 2, "text-anchor": "middle" }, unit),
+    svg("text", { x: (width + LEFT) / 2, y: HEIGHT - 2, "text-anchor": "middle" }, unit),
     lines,
   );
 }
