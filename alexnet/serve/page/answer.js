@@ -54,7 +54,7 @@ export function makeCard(run, several) {
       const { found } = await asked;
       return found.predictions.map((each) => run.classes.indexOf(each.class));
     },
-    wait: () => body.replaceChildren(h("p", { class: "note" }, "Give it a picture.")),
+    wait: () => body.replaceChildren(h("p", { class: "note" }, run.ready ? "Give it a picture." : "The training has saved no weights yet. The answer comes with the first.")),
   };
 }
 

@@ -30,7 +30,7 @@ function endpoint(path, method, { summary, description, parameters = [], request
           ),
         )
       : null,
-    h("pre", { tabindex: "0" }, example),
+    h("pre", {}, example),
   );
 }
 

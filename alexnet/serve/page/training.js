@@ -33,7 +33,7 @@ function draw(run, isNamed, { epochs, steps, training, planned }) {
     ["Validation error", [["top-1", byEpoch("top1_error")], ["top-5", byEpoch("top5_error")]], (value) => `${Math.round(100 * value)} %`],
   ];
   const last = epochs.at(-1);
-  const state = training ? `Epoch ${(last?.epoch ?? 0) + 1} of ${planned} is under way.` : `${epochs.length} of ${planned} epochs.`;
+  const state = training ? `Epoch ${Math.min((last?.epoch ?? 0) + 1, planned)} of ${planned} is under way.` : `${epochs.length} of ${planned} epochs.`;
   const error = last && last.top1_error !== null ? ` Top-1 error on the validation images: ${percent(last.top1_error)}.` : "";
   const json = copyButton("JSON", () => JSON.stringify({ run: run.name, epochs, steps }));
   show(
