@@ -1,8 +1,9 @@
 """Draw the pictures of docs/learn.md, from the demo's run and the drawings.
 
-    alexnet demo runs/demo
+    OMP_NUM_THREADS=2 alexnet demo runs/demo
     python scripts/lesson_pictures.py runs/demo docs/pictures
 
+With another number of threads sums are rounded differently, and the demo is not the recorded one.
 The filters of ImageNet are torchvision's: a download, or the file of --mirror.
 """
 

@@ -2,7 +2,8 @@
 
 Every page keeps its path in the repository, README.md being the first, so that its links work here
 and there. Other files that a page links to come along: pictures and HTML as they are, sources and
-texts as pages of code. The page of all public names is made of their docstrings.
+texts as pages of code, notebooks with their outputs. The page of all public names is made of their
+docstrings.
 """
 
 import posixpath
@@ -14,6 +15,7 @@ from api_page import write_api_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebook_page import write_notebook_page
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("*.md", "docs/*.md", "results/**/*.md", "alexnet/shipped/**/*.md")
@@ -39,6 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         else:
             files.append(File.generated(config, f"{name}.md", content=code_page(name)))
     files.append(File.generated(config, "reference/api.md", content=write_api_page()))
+    files.append(File.generated(config, "site.css", abs_src_path=str(ROOT / "scripts/site.css")))
     return files
 
 
@@ -63,6 +66,8 @@ def linked_files(page: Path) -> Iterator[str]:
 
 def code_page(name: str) -> str:
     """Return a page that shows a file."""
+    if name.endswith(".ipynb"):
+        return write_notebook_page(ROOT / name)
     language = Path(name).suffix[1:] or "text"
     text = (ROOT / name).read_text(encoding="utf-8")
     return f"# {name}\n\n````{language}\n{text.rstrip()}\n````\n"

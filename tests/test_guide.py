@@ -13,6 +13,7 @@ import pytest
 from document_checks import FENCE, ROOT, read
 from PIL import Image
 
+from alexnet import Run
 from alexnet.cli import main
 from alexnet.config import Settings
 from alexnet.demo.drawings import Drawings
@@ -75,8 +76,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guide")
     drawings = Drawings(counts=COUNTS)
     prepare_dataset(drawings, folder / "data/photos", size=64, workers=1)
-    for name in ("birds", "cifar10"):
-        shutil.copytree(folder / "data/photos", folder / "data" / name)
+    shutil.copytree(folder / "data/photos", folder / "data/birds")
     for seed in range(3):
         train(folder / "data/photos", folder / f"runs/seed{seed}", seed=seed)
     shutil.copytree(folder / "runs/seed0", folder / "runs/photos")
@@ -84,8 +84,18 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, item in enumerate(drawings.listing(lambda *_: None).items[:6]):
         Image.fromarray(drawings.read(item)).save(folder / "photos" / f"{number}.png")
     for name in ("cat.jpg", "dog.png", "photo.jpg"):
-        Image.fromarray(drawings.read(item)).save(folder / name)
+        shutil.copy(folder / "photos/0.png", folder / name)
+    prepare_photographs(folder)
     return folder
+
+
+def prepare_photographs(folder: Path) -> None:
+    """Pack data/cifar10: a picture in each split of each class of CIFAR-10."""
+    for split in ("train", "val", "test"):
+        for name in Run.shipped().classes:
+            (folder / "ten" / split / name).mkdir(parents=True)
+            shutil.copy(folder / "photos/0.png", folder / "ten" / split / name)
+    prepare_dataset(folder / "ten", folder / "data/cifar10", size=32, workers=1)
 
 
 @pytest.mark.slow
@@ -96,6 +106,7 @@ def test_the_commands_of_a_page_run(
 ) -> None:
     for module in ("matplotlib", "onnxruntime", "pyarrow"):
         pytest.importorskip(module)
+    monkeypatch.setattr("alexnet.analysis.figures.preferred.STEPS", 2)
     shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     lines = runs(page)

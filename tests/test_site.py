@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from data_makers import photo
+from data_makers import load_script, photo
 
 import alexnet
 from alexnet.cli import main
@@ -121,6 +121,16 @@ def test_the_lesson_runs(
     assert float(names["probabilities"].sum()) == pytest.approx(1)
     fields = next(out for words, out in printed if "--receptive-fields" in words)
     assert re.search(r"conv5 .* 163x163 ", fields)
+
+
+def test_a_notebook_is_a_page_with_its_outputs() -> None:
+    path = ROOT / "docs/notebooks/look_inside.ipynb"
+    page = load_script("notebook_page").write_notebook_page(path)
+    assert page.startswith("# Look inside a trained net\n")
+    assert page.count("](data:image/png;base64,") == path.read_text().count('"image/png"')
+    assert "\n```text\nship        ship 100%" in page
+    assert page.count("<div><p>") == 3
+    assert "\n\n" not in "".join(re.findall(r"<div>.*?</div>", page, re.DOTALL))
 
 
 def test_the_lessons_numbers_are_those_of_the_live_network() -> None:
