@@ -116,6 +116,33 @@ def test_features_are_those_of_the_package(
     assert np.allclose(arrays["conv1"], expected["conv1"], atol=1e-5)
 
 
+def test_a_file_that_is_no_image_keeps_its_place(server: Serving, pictures: list[Path]) -> None:
+    files = [
+        ("a.png", pictures[0].read_bytes()),
+        ("b.txt", b"no"),
+        ("c.png", pictures[1].read_bytes()),
+    ]
+    body, kind = form(*files)
+    for path, answer in (("/predict", "predictions"), ("/features?layer=fc10", "features")):
+        found = server.post(path, body, content_type=kind).json
+        keys = [[key for key in each if key != "run"] for each in found]
+        assert keys == [["image", answer], ["image", "error"], ["image", answer]]
+        assert [each["image"] for each in found] == ["a.png", "b.txt", "c.png"]
+    alone = server.post("/features?layer=fc10", pictures[1].read_bytes()).json
+    assert np.allclose(found[2]["features"]["fc10"], alone[0]["features"]["fc10"], atol=1e-5)
+    reply = server.post("/features?layer=fc10&form=npz", body, content_type=kind)
+    assert np.load(io.BytesIO(reply.body))["names"].tolist() == ["a.png", "c.png"]
+
+
+def test_curl_without_binary_gets_a_hint(server: Serving, pictures: list[Path]) -> None:
+    kind = "application/x-www-form-urlencoded"  # which curl sends with -d and with --data-binary
+    image = pictures[0].read_bytes()
+    assert server.post("/predict", image, content_type=kind).status == 200
+    broken = server.post("/predict", image.replace(b"\n", b""), content_type=kind)
+    assert "--data-binary" in broken.json["error"]
+    assert "curl" not in server.post("/predict", b"x").json["error"]
+
+
 def test_the_square_stands_for_the_image(server: Serving, pictures: list[Path]) -> None:
     whole = pictures[5].read_bytes()
     square = server.post("/square", whole).body
@@ -440,6 +467,45 @@ def test_metrics_count_endpoints_not_what_clients_invent(server: Serving) -> Non
     assert 'path="other",status="404"' in text
     assert "invented" not in text
     assert torch.get_num_threads() >= 1
+
+
+def test_the_metrics_are_read_by_prometheus(server: Serving) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    def health() -> float:
+        families = text_string_to_metric_families(server.get("/metrics").body.decode())
+        samples = [one for family in families for one in family.samples]
+        wanted = ("alexnet_requests_total", {"path": "/health", "status": "200"})
+        return sum(one.value for one in samples if (one.name, one.labels) == wanted)
+
+    before = health()
+    server.get("/health")
+    assert health() == before + 1
+
+
+def test_the_description_names_what_is_sent(server: Serving, pictures: list[Path]) -> None:
+    described = server.get("/openapi.json").json["paths"]
+    image = pictures[0].read_bytes()
+    replies = {
+        "/predict": server.post("/predict", image),
+        "/features": server.post("/features?layer=fc10&form=npz", image),
+        "/square": server.post("/square", image),
+        "/samples/{name}": server.get("/samples/boat"),
+        "/metrics": server.get("/metrics"),
+        "/about": server.get("/about"),
+    }
+    for path, reply in replies.items():
+        (operation,) = described[path].values()
+        kind = reply.headers["content-type"].partition(";")[0]
+        assert kind in operation["responses"]["200"]["content"], path
+    assert all(
+        "422" not in one["responses"] for path in described.values() for one in path.values()
+    )
+    schema = described["/predict"]["post"]["responses"]["200"]["content"]["application/json"]
+    (answer,), whole = replies["/predict"].json, schema["schema"]["items"]["anyOf"][0]
+    assert list(answer) == whole["required"]
+    inner = whole["properties"]["predictions"]["items"]
+    assert list(answer["predictions"][0]) == inner["required"]
 
 
 @pytest.mark.slow

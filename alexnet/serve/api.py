@@ -9,6 +9,16 @@ import numpy as np
 from alexnet.analysis.features import check_layers, layer_shapes, taps
 from alexnet.images import Pixels
 from alexnet.images.decode import ImageError
+from alexnet.serve.description import (
+    BINARY,
+    ERRORS,
+    FEATURES,
+    IMAGES,
+    NO_TOKEN,
+    PREDICTIONS,
+    TEXT,
+    answers,
+)
 from alexnet.serve.limits import Refusal
 from alexnet.serve.predictor import Predictor
 from alexnet.serve.service import Service, as_prediction
@@ -17,42 +27,9 @@ from alexnet.serve.uploads import Upload, find_images
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
-BINARY = {"type": "string", "format": "binary"}
-IMAGES: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/octet-stream": {"schema": BINARY},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "array", "items": BINARY, "minItems": 1}},
-                }
-            },
-        },
-    }
-}
-"""What OpenAPI says of a body with images."""
-ERROR = {
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error"],
-                "properties": {"error": {"type": "string"}},
-            }
-        }
-    }
-}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "No image, or a wrong parameter", **ERROR},
-    401: {"description": "A token is needed", **ERROR},
-    404: {"description": "No such run", **ERROR},
-    408: {"description": "Sent too slowly", **ERROR},
-    413: {"description": "Too large", **ERROR},
-    503: {"description": "Busy, or no weights yet: see Retry-After", **ERROR},
-}
+CURL_KIND = "application/x-www-form-urlencoded"
+CURL = "; curl sends a file as it is with --data-binary, not with -d"
+"""What curl calls every body, and a hint: -d takes line breaks out of it."""
 
 
 async def uploads_of(request: "Request", service: Service) -> list[Upload]:
@@ -71,7 +48,8 @@ async def images_of(
     if all(isinstance(each, ImageError) for each in pixels):
         count = len(uploads)
         which = f"none of {count} files is an image; the first: " if count > 1 else ""
-        raise Refusal(400, f"{which}{pixels[0]}")
+        is_curl = request.headers.get("content-type") == CURL_KIND
+        raise Refusal(400, f"{which}{pixels[0]}{CURL if is_curl else ''}")
     return uploads, pixels
 
 
@@ -88,7 +66,9 @@ def add_predictions(app: "FastAPI", service: Service) -> None:
     from fastapi import Query, Request
     from fastapi.responses import JSONResponse, Response
 
-    @app.post("/predict", tags=["predict"], openapi_extra=IMAGES, responses=ERRORS)
+    responses = {**answers(json=PREDICTIONS), **ERRORS}
+
+    @app.post("/predict", tags=["predict"], openapi_extra=IMAGES, responses=responses)
     async def predict(
         request: Request,
         run: str | None = Query(None, description="A served run. Default: the first"),
@@ -114,14 +94,24 @@ def add_features(app: "FastAPI", service: Service) -> None:
     from fastapi import Query, Request
     from fastapi.responses import JSONResponse, Response
 
-    @app.post("/features", tags=["predict"], openapi_extra=IMAGES, responses=ERRORS)
+    @app.post(
+        "/features",
+        tags=["predict"],
+        openapi_extra=IMAGES,
+        response_class=Response,
+        responses={**answers(json=FEATURES, npz=BINARY), **ERRORS},
+    )
     async def features(
         request: Request,
         layer: Annotated[list[str], Query(description="Rows of the network, such as relu7")],
         run: str | None = Query(None, description="A served run. Default: the first"),
         form: str = Query("json", pattern="^(json|npz)$", description="json, or NumPy's npz"),
     ) -> Response:
-        """Return the outputs of rows of the network for each image's centre."""
+        """Return the outputs of rows of the network for each image's centre.
+
+        A file that is no image has an `error` in place of `features`. In an npz such files are left
+        out; `names` lists the others, each layer has an array, images first.
+        """
         predictor = service.predictor(run)
         check_layers(predictor.loaded.model, layer)
         uploads, pixels = await images_of(request, service, predictor)
@@ -136,15 +126,10 @@ def add_features(app: "FastAPI", service: Service) -> None:
             raise Refusal(400, f"{count:,} numbers are too many for JSON; ask for form=npz")
         images = np.stack([each for _, each in good])
         found = await service.inquire(partial(_features, predictor, images, layer))
-        names = [name for name, _ in good]
         if form == "npz":
+            names = [name for name, _ in good]
             return Response(_as_npz(names, found), media_type="application/octet-stream")
-        return JSONResponse(
-            [
-                {"image": name, "features": {key: found[key][i].tolist() for key in found}}
-                for i, name in enumerate(names)
-            ]
-        )
+        return JSONResponse(_as_json(uploads, pixels, found))
 
 
 def _features(predictor: Predictor, images: Pixels, layers: list[str]) -> dict[str, Any]:
@@ -154,6 +139,23 @@ def _features(predictor: Predictor, images: Pixels, layers: list[str]) -> dict[s
         inputs = torch.cat([predictor.inputs(image) for image in images])
         found = taps(predictor.loaded.model, inputs, layers)
     return {name: values.float().cpu().numpy() for name, values in found.items()}
+
+
+def _as_json(
+    uploads: list[Upload], pixels: list[Pixels | ImageError], found: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the features of each image, or the reason why a file is none, in order."""
+    rows = iter(range(len(pixels)))
+    return [
+        {"image": own.name, "error": str(each)}
+        if isinstance(each, ImageError)
+        else {"image": own.name, "features": _row(found, next(rows))}
+        for own, each in zip(uploads, pixels, strict=True)
+    ]
+
+
+def _row(found: dict[str, Any], row: int) -> dict[str, Any]:
+    return {layer: values[row].tolist() for layer, values in found.items()}
 
 
 def _as_npz(names: list[str], found: dict[str, Any]) -> bytes:
@@ -171,14 +173,19 @@ def add_health(app: "FastAPI", service: Service) -> None:
         """Say that the server lives."""
         return JSONResponse({"status": "ok"})
 
-    @app.get("/ready", tags=["server"], responses={503: ERRORS[503]})
+    @app.get("/ready", tags=["server"], responses={503: ERRORS[503], **NO_TOKEN})
     async def ready() -> Response:
         """Say whether every run has weights to answer with."""
         for predictor in service.predictors:
             predictor.loaded  # noqa: B018 - refuses while there are no weights
         return JSONResponse({"status": "ready"})
 
-    @app.get("/metrics", tags=["server"])
+    @app.get(
+        "/metrics",
+        tags=["server"],
+        response_class=Response,
+        responses={**answers(text=TEXT), **NO_TOKEN},
+    )
     async def metrics() -> Response:
         """Return counts and times in Prometheus' text format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")

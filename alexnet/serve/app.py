@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet.errors import AlexnetError, CheckpointError, UsageError
 from alexnet.serve.api import add_features, add_health, add_predictions
+from alexnet.serve.description import leave_out_422
 from alexnet.serve.guard import Application, Guard
 from alexnet.serve.limits import Refusal
 from alexnet.serve.looking import add_evidence, add_facts, add_questions, add_units
@@ -65,6 +66,7 @@ def make_app(
     add_questions(app, service)
     add_evidence(app, service)
     add_page(app)
+    leave_out_422(app)
     guard = Guard(app, service.limits, token, tuple(hosts), service.load)
     return counted(guard, app, service)
 

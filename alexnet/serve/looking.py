@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet.analysis.figures.pictures import png_bytes
 from alexnet.serve import inside
-from alexnet.serve.api import ERRORS, IMAGES, image_of
+from alexnet.serve.api import image_of
+from alexnet.serve.description import BINARY, ERRORS, IMAGES, NO_TOKEN, answers
 from alexnet.serve.limits import Refusal
 from alexnet.serve.predictor import Predictor
 from alexnet.serve.samples import knows_drawings
@@ -69,7 +70,9 @@ def add_facts(app: "FastAPI", service: Service, *, paths: bool) -> None:
     from fastapi import Path
     from fastapi.responses import JSONResponse, Response
 
-    @app.get("/about", tags=["page"])
+    pngs = {**answers(png=BINARY), **ERRORS}
+
+    @app.get("/about", tags=["page"], responses=NO_TOKEN)
     async def about() -> Response:
         """Describe the served runs."""
         return JSONResponse(
@@ -83,7 +86,7 @@ def add_facts(app: "FastAPI", service: Service, *, paths: bool) -> None:
             }
         )
 
-    @app.get("/samples/{name}", tags=["page"], responses=ERRORS)
+    @app.get("/samples/{name}", tags=["page"], response_class=Response, responses=pngs)
     async def sample(name: str = Path(max_length=100)) -> Response:
         """Return a sample picture, PNG."""
         if name not in service.sample_files:
@@ -134,7 +137,7 @@ def add_questions(app: "FastAPI", service: Service) -> None:
 
     post = partial(app.post, tags=["page"], openapi_extra=IMAGES, responses=ERRORS)
 
-    @post("/square")
+    @post("/square", response_class=Response, responses={**answers(png=BINARY), **ERRORS})
     async def square(request: Request, run: str | None = None) -> Response:
         """Return the square of an image that the run works with, PNG.
 
