@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,10 @@ from PIL import Image
 
 from alexnet import Run
 from alexnet.cli import main
-from alexnet.config import Settings
 from alexnet.demo.drawings import Drawings
 from alexnet.prepare import prepare_dataset
+from alexnet.progress import SILENT
 from alexnet.recipes import recipe
-from alexnet.settings_text import override
 from alexnet.train import train_model
 
 COUNTS = {"train": 40, "val": 20, "test": 30}
@@ -65,8 +65,8 @@ PAGES = [
 ]
 
 
-def train(data: Path, run: Path, **changes: str | int) -> None:
-    settings: Settings = override(recipe("small"), model="alexnet_small", epochs=1, **changes)
+def train(data: Path, run: Path, seed: int) -> None:
+    settings = replace(recipe("small"), model="alexnet_small", epochs=1, seed=seed)
     train_model(data, run, settings, device="cpu")
 
 
@@ -81,7 +81,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(folder / "data/photos", folder / f"runs/seed{seed}", seed=seed)
     shutil.copytree(folder / "runs/seed0", folder / "runs/photos")
     (folder / "photos").mkdir()
-    for number, item in enumerate(drawings.listing(lambda *_: None).items[:6]):
+    for number, item in enumerate(drawings.listing(SILENT).items[:6]):
         Image.fromarray(drawings.read(item)).save(folder / "photos" / f"{number}.png")
     for name in ("cat.jpg", "dog.png", "photo.jpg"):
         shutil.copy(folder / "photos/0.png", folder / name)
