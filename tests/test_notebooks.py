@@ -73,8 +73,8 @@ def test_look_inside_a_trained_net() -> None:
     }
     assert names["shown"][0].shape == (24, 24, 3)
     asked = [(names["network"], *one) for one in zip(names["inputs"], names["labels"], strict=True)]
-    assert sum(names["grad_cam"](*each).max() == 0 for each in asked) == 3  # as the text says
-    assert all(names["by_position"](*each).max() > 0 for each in asked)
+    for method in names["rows"].values():
+        assert all(method(*each).max() > 0 for each in asked)
     assert [type(value) for value in shown if value is not None] == [
         alexnet.Prediction,
         alexnet.Prediction,
