@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -471,7 +472,7 @@ def test_of_a_training_damaged_weights_are_passed_over(
     for file in (run / "checkpoints").iterdir():
         hurt(file, "changed")
     (run / "checkpoints.json").write_text(listed.replace('"epoch": 2', '"epoch": 1'))
-    predictor._loaded = type(loaded)(loaded.model, loaded.fast, "step-00000000.safetensors")
+    predictor._loaded = replace(loaded, checkpoint="step-00000000.safetensors")
     assert not predictor.refresh()
     assert predictor.loaded.model is loaded.model
 

@@ -27,7 +27,7 @@ function draw(run, isNamed, { epochs, steps, training, planned }) {
   const byEpoch = (key) => epochs.filter((row) => row[key] !== null).map((row) => [row.epoch, row[key]]);
   const lastStep = Math.max(1, ...epochs.map((row) => row.step / row.epoch));
   const byStep = steps.map((row) => [row.step / lastStep, row.train_loss]);
-  const loss = epochs.length > 1 ? byEpoch("train_loss") : epochs.length ? [...byStep, ...byEpoch("train_loss")] : steps.map((row) => [row.step, row.train_loss]);
+  const loss = epochs.length > 1 || (epochs.length && !steps.length) ? byEpoch("train_loss") : epochs.length ? byStep : steps.map((row) => [row.step, row.train_loss]);
   const charts = [
     ["Loss, nats per image", [["training", loss], ["validation", byEpoch("val_loss")]], (value) => value.toPrecision(2)],
     ["Validation error", [["top-1", byEpoch("top1_error")], ["top-5", byEpoch("top5_error")]], (value) => `${Math.round(100 * value)} %`],
@@ -68,7 +68,7 @@ function drawing(curves, text, unit, description) {
     svg("text", { x: LEFT - 8, y: down(value) + 4.5, "text-anchor": "end" }, text(value)),
   ]);
   const ends = [...new Set([first, last])].map((x) =>
-    svg("text", { x: across(x), y: HEIGHT - 14, "text-anchor": "middle" }, `${Math.round(x)}`),
+    svg("text", { x: across(x), y: HEIGHT - 14, "text-anchor": "middle" }, `${Number(x.toFixed(1))}`),
   );
   const lines = curves.map(([, points], index) =>
     svg(
@@ -105,7 +105,7 @@ function printed(drawn) {
       line.setAttribute("stroke", color);
       line.setAttribute("fill", "none");
       line.setAttribute("stroke-width", "2.25");
-      if (index) line.setAttribute("stroke-dasharray", "7 4");
+      if (index && line.tagName !== "circle") line.setAttribute("stroke-dasharray", "7 4");
     }
   });
   return drawn;
