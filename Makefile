@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | soak | bench-gpu | reproduce-gpu | claims | docs | notebooks
+# make serve | demo | test | test-all | check | soak | bench-gpu | reproduce-gpu | claims | docs | notebooks
 # make lint | format | clean
 # With another Python: make demo PYTHON=python3.12
 
@@ -7,7 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: bench-gpu reproduce-gpu claims docs notebooks demo test test-slow test-all check soak lint format clean
+.PHONY: serve bench-gpu reproduce-gpu claims docs notebooks demo test test-slow test-all check soak lint format clean
+
+# The page with the net that comes with the package, or with another: make serve RUN=runs/photos
+PORT ?= 8000
+serve: $(VENV)/.installed-serve
+	@$(BIN)/alexnet serve --port $(PORT) $(if $(RUN),--run $(RUN))
 
 demo: $(VENV)/.installed
 	@$(BIN)/alexnet demo
@@ -88,10 +93,15 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	@$(PIP) -e .
 	@touch $@
 
+$(VENV)/.installed-serve: pyproject.toml | $(BIN)/pip
+	@echo "Installing into $(VENV) with the server (once, about a minute) ..."
+	@$(PIP) -e '.[serve]'
+	@touch $(VENV)/.installed $@
+
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	@echo "Installing into $(VENV) with the tools for development (once, about two minutes) ..."
 	@$(PIP) -e '.[dev]'
-	@touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-serve $@
 
 $(VENV)/.installed-docs: pyproject.toml | $(BIN)/pip
 	@echo "Installing into $(VENV) with what builds the guide ..."
