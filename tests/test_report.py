@@ -336,6 +336,11 @@ def test_the_filters_shown_are_those_of_the_network(subject: Subject, page: str)
         assert_array_equal(np.asarray(shown), sheet(tiles, report.FILTERS_ACROSS, gap=4))
 
 
+def test_synonyms_are_left_out_where_names_stay_different() -> None:
+    given = ["golf ball", "tench, Tinca tinca", "crane, bird", "crane, machine"]
+    assert report.first_names(given) == ["golf ball", "tench", "crane, bird", "crane, machine"]
+
+
 def test_confusion_cells_are_shares_of_their_row() -> None:
     (_, first), (_, second) = report.confusion_rows([[3, 1], [0, 0]], ["a", "b"])
     assert [(cell.count, cell.share, cell.is_right) for cell in first] == [

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_MARKERS = 30
+ROOM = 1.06
+"""How far an axis goes, in parts of the largest value: a marker there is not cut off."""
 TRAINING_IMAGES = 2000
 """Training images on which the error is measured, evenly from all."""
 
@@ -60,11 +62,11 @@ def draw_rows(rows: Sequence[Row], training: tuple[int, float] | None = None) ->
     for axes, title in ((loss, "Loss, nats per image"), (error, "Error, share of images")):
         axes.set_title(title, loc="left")
         axes.set_xlabel("epoch")
-        axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color=style.RULE, linewidth=0.6)
         axes.set_axisbelow(True)
         if axes.lines:
+            axes.set_ylim(0, ROOM * axes.dataLim.y1 or 1)
             axes.legend(fontsize=7)
     error.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     return figure
@@ -74,7 +76,8 @@ _LINE: dict[str, Any] = {"linewidth": 1.8, "markersize": 3.5, "markerfacecolor":
 _FIRST = {**_LINE, "color": style.BLUE, "marker": "o", "markerfacecolor": style.BLUE}
 _SECOND = {**_LINE, "color": style.ORANGE, "marker": "s", "linestyle": (0, (4, 2))}
 _THIRD = {**_LINE, "color": style.SOFT, "marker": "^", "linestyle": (0, (1, 1.5))}
-_POINT: dict[str, Any] = {"color": style.BLUE, "marker": "D", "markersize": 6, "linestyle": ""}
+_POINT: dict[str, Any] = {"color": style.BLUE, "marker": "D", "markersize": 5, "linestyle": ""}
+_POINT |= {"zorder": 1.9}  # behind the validation errors, which can be the same
 
 
 @torch.inference_mode()

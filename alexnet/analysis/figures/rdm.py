@@ -69,7 +69,7 @@ def draw(subject: Subject, progress: Progress = SILENT) -> style.Drawing:
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
     if len(classes) <= MOST_NAMES:
-        names = [style.shorten(subject.titles[number], 12) for number in classes]
+        names = [style.shorten(subject.titles[number]) for number in classes]
         for axes in grid[:, 0]:
             axes.set_yticks(range(len(names)), names, fontsize=6)
             axes.tick_params(length=0)
@@ -78,5 +78,6 @@ def draw(subject: Subject, progress: Progress = SILENT) -> style.Drawing:
     return style.Drawing(
         figure,
         f"Dissimilarity of {len(classes)} classes{part}, by layer: 1 - the correlation of their "
-        f"mean activations over the {subject.split.split_name} images.",
+        f"mean activations over the {subject.split.split_name} images. Rows and columns are in the "
+        "same order.",
     )

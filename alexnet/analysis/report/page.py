@@ -4,6 +4,7 @@ The page makes no requests and runs no script, so it can be mailed, printed or p
 This module computes the values that the template `report.html.jinja` lays out.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +73,12 @@ def render_report(
     """Return the page as HTML; see `write_report`."""
     run = subject.run
     epochs = [row for row in run.metrics() if row.get("kind") == "epoch"]
+    titles = first_names(run.titles)
     template = template_environment().get_template("analysis/report/report.html.jinja")
     return template.render(
         story=story,
         model=run.model_name,
-        titles=run.titles,
+        titles=titles,
         parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
         seconds=epochs[-1]["seconds"] if epochs else None,
         evaluations=evaluations,
@@ -85,8 +87,8 @@ def render_report(
         samples=[(answer, png_address(answer.picture)) for answer in answers],
         evidence=find_evidence(subject, answers),
         excited=find_excited(subject),
-        confusion=confusion_rows(evaluations[0].confusion, run.titles),
-        worst=worst_rows(evaluations[0], run.titles),
+        confusion=confusion_rows(evaluations[0].confusion, titles),
+        worst=worst_rows(evaluations[0], titles),
         settings=settings_rows(run.settings),
         facts=facts(run),
         **filters_shown(subject),
@@ -156,6 +158,18 @@ class Cell:
     count: int
     share: float
     is_right: bool
+
+
+def first_names(titles: Sequence[str]) -> list[str]:
+    """Leave out the synonyms that ImageNet's names have after a comma: they fill the columns.
+
+    Classes that would then have the same name, such as the two cranes, keep theirs.
+    """
+    short = [title.partition(",")[0] for title in titles]
+    count = Counter(short)
+    return [
+        first if count[first] == 1 else whole for first, whole in zip(short, titles, strict=True)
+    ]
 
 
 def confusion_rows(
