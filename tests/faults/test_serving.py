@@ -209,7 +209,8 @@ ENDPOINTS = {
     "/square": "/square",
     "/maps/{layer}": "/maps/conv1",
     "/maps/{layer}/{unit}": "/maps/conv1/0",
-    "/evidence/{kind}/{label}": "/evidence/grad-cam/0",
+    "/evidence/grad-cam/{label}": "/evidence/grad-cam/0",
+    "/evidence/occlusion/{label}": "/evidence/occlusion/0",
     "/views": "/views",
     "/nearest": "/nearest",
 }
