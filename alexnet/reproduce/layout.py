@@ -6,6 +6,7 @@ The template `figures.svg.jinja` draws them.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from alexnet.analysis.report.charts import Chart, Tick, nice_step
 
@@ -107,6 +108,11 @@ def scale_for(values: Iterable[float], *, is_log: bool = False) -> Scale:
     return Scale(low - room, high + room)
 
 
+def text_width(text: str) -> float:
+    """Estimate the width in pixels of a legend's text, of a sans serif font of 14 pixels."""
+    return sum(4.8 if c in "fijlrt.,:;()[] " else 13 if c in "mwMW%" else 8.6 for c in text)
+
+
 @dataclass(frozen=True)
 class Curves:
     """A chart of curves by epoch."""
@@ -116,6 +122,12 @@ class Curves:
     """Whether the last curve is a level to compare with."""
 
     height = 324
+
+    @property
+    def legend(self) -> list[float]:
+        """Where the name of each curve begins, with its line before it."""
+        widths = [46 + text_width(curve.name) for curve in self.chart.curves]
+        return list(accumulate(widths[:-1], initial=LEFT))
 
     @property
     def description(self) -> str:
