@@ -335,6 +335,14 @@ def test_outcomes(low: float, high: float, is_claimed: bool, outcome: str) -> No
     assert judge(Difference(0, low, high, 3), 0.0, is_claimed=is_claimed) == outcome
 
 
+def test_a_claim_about_long_trainings_is_not_judged_by_short_ones() -> None:
+    figures = {"a": [{"test_error": value} for value in (0.1, 0.11, 0.12)]}
+    figures["b"] = [{"test_error": each["test_error"] + 0.2} for each in figures["a"]]
+    claim = Comparison("a", "b", "", fewest_epochs=520)
+    outcomes = [running.compare(claim, figures, epochs)["outcome"] for epochs in (519, 520)]
+    assert outcomes == ["cannot tell", "agrees"]
+
+
 def test_one_seed_tells_nothing() -> None:
     alone = paired_difference([0.1], [0.9])
     assert judge(alone, 0.0, is_claimed=True) == "cannot tell"

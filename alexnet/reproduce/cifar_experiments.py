@@ -91,8 +91,15 @@ CIFAR10 = Experiment(
     side=32,
     arms=(NORMALISED, NOT),
     comparisons=(
-        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN, effect=-0.02),
-        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN, "test_error_10_views", effect=-0.02),
+        Comparison(NORMALISED.name, NOT.name, PUBLISHED_LRN, effect=-0.02, fewest_epochs=520),
+        Comparison(
+            NORMALISED.name,
+            NOT.name,
+            PUBLISHED_LRN,
+            "test_error_10_views",
+            effect=-0.02,
+            fewest_epochs=520,
+        ),
         Comparison(
             NORMALISED.name,
             NORMALISED.name,

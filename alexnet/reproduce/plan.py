@@ -58,6 +58,8 @@ class Comparison:
     """The published difference, first minus second, or for a ratio first by second."""
     is_claimed: bool = True
     """Whether somebody claims that the first is lower; otherwise any difference is a finding."""
+    fewest_epochs: int = 0
+    """Shorter trainings cannot tell, whatever differs: the claim is about longer ones."""
 
     @property
     def is_ratio(self) -> bool:

@@ -358,4 +358,6 @@ def compare(
     except ValueError:
         return {**facts, "difference": None, "outcome": "cannot tell"}
     outcome = judge(difference, float(each.is_ratio), is_claimed=each.is_claimed)
+    if epochs < each.fewest_epochs:
+        outcome = "cannot tell"
     return {**facts, "difference": difference.as_json(), "outcome": outcome}
