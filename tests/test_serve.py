@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ from alexnet.serve.batching import Batcher
 from alexnet.serve.gallery import Gallery, open_gallery
 from alexnet.serve.limits import Limits, Refusal
 from alexnet.serve.predictor import Predictor
+from alexnet.serve.protocol import Timed
 from alexnet.serve.server import TOKEN, bind, chosen_token, is_local
 
 
@@ -415,6 +417,20 @@ def test_other_names_and_other_sites_are_refused(server: Serving) -> None:
     image = b"x"
     assert server.post("/predict", image, sec_fetch_site="cross-site").status == 403
     assert server.post("/predict", image, sec_fetch_site="same-origin").status == 400
+
+
+def test_answers_are_sent_at_once(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nagle's algorithm is off: with it each answer waits 40 ms for the client to confirm."""
+    seen, before = list[int](), Timed.connection_made
+
+    def connected(self: Timed, transport: asyncio.BaseTransport) -> None:
+        own = transport.get_extra_info("socket")
+        seen.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        before(self, transport)
+
+    monkeypatch.setattr(Timed, "connection_made", connected)
+    assert server.get("/health").status == 200
+    assert seen == [1]
 
 
 def test_a_port_in_use_is_named(
