@@ -29,7 +29,7 @@ from PIL import Image
 from alexnet.bench.peers import torchvision_alexnet
 from alexnet.bench.report import save_json
 from alexnet.demo.drawings import draw_picture
-from alexnet.storage.environment import cpu_name, versions
+from alexnet.storage.environment import commit, cpu_name, versions
 from alexnet.storage.run import Run
 
 IMAGES = 32
@@ -226,6 +226,7 @@ def main() -> None:
         chosen.out,
         {
             "command": " ".join(["python", *sys.argv]),
+            "commit": commit(),
             "model": Run.open(chosen.run).model_name,
             "hardware": {"cpu": cpu_name(), "cores": os.cpu_count()},
             "versions": versions(),
