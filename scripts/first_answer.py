@@ -29,7 +29,6 @@ from alexnet.storage.environment import commit, cpu_name, versions
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 CLASSES_SHOWN = 5
 MILLISECONDS = 120_000
-UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 class Clock:
@@ -74,12 +73,6 @@ def see_answer(browser: Browser, url: str) -> str:
     return text
 
 
-def downloaded(output: str) -> int:
-    """Add up the sizes that pip told, in bytes."""
-    sizes = re.findall(r"Downloading .*\(([\d.]+) (kB|MB|GB)\)", output)
-    return round(sum(float(size) * UNITS[unit] for size, unit in sizes))
-
-
 def size_of(folder: Path) -> int:
     """Add up the sizes of a folder's files, in bytes."""
     return sum(each.lstat().st_size for each in folder.rglob("*") if not each.is_dir())
@@ -95,26 +88,25 @@ def measure(repository: str, folder: Path) -> dict[str, Any]:
     subprocess.run(["git", "clone", "--quiet", repository, str(project)], check=True)
     clock.lap("clone")
     subprocess.run([sys.executable, "-m", "venv", str(project / ".venv")], check=True)
-    installing = subprocess.run(
-        [*pip, "install", "--no-cache-dir", "--progress-bar=off", "-e", f"{project}[serve]"],
-        check=True, capture_output=True, text=True, env=environment,
+    subprocess.run(
+        [*pip, "install", "--no-cache-dir", "--quiet", "-e", f"{project}[serve]"],
+        check=True, env=environment,
     )  # fmt: skip
     clock.lap("install")
     with sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        clock.lap("start of the browser")
+        clock.lap("browser")
         for start in ("first", "second"):
             with served(project, environment) as url:
-                clock.lap(f"{start} start of the server")
+                clock.lap(f"{start}_start")
                 answer = see_answer(browser, url)
-                clock.lap(f"answer after the {start} start")
+                clock.lap(f"{start}_answer")
         browser.close()
-    steps = ("clone", "install", "first start of the server", "answer after the first start")
+    steps = ("clone", "install", "first_start", "first_answer")
     return {
         "seconds": clock.seconds,
         "seconds_to_first_answer": round(sum(clock.seconds[step] for step in steps), 1),
         "answer": answer,
-        "bytes_downloaded": downloaded(installing.stdout),
         "bytes_on_disk": size_of(folder),
     }
 
