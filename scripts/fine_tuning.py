@@ -11,6 +11,7 @@ command continues.
 import argparse
 import dataclasses
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def measure(data: Path, run: Path, settings: Settings, init: Path | None) -> dic
         report = train_model(data, run, settings, init=init, resume=True, accelerate=accelerate)
         test = evaluate_run(run, data, split="test", checkpoint="last", accelerate=accelerate)
         write_text(done, json.dumps({"error": test.top1_error, "seconds": report.seconds}))
+        shutil.rmtree(run / "checkpoints")  # a gigabyte or two for each training
     found: dict[str, Any] = json.loads(done.read_text())
     return found
 
