@@ -1,7 +1,7 @@
 """The endpoints behind the page: samples, and what a network does with an image."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from alexnet.analysis.figures.pictures import png_bytes
 from alexnet.serve import inside
 from alexnet.serve.api import image_of
 from alexnet.serve.description import BINARY, ERRORS, IMAGES, NO_TOKEN, answers
+from alexnet.serve.gallery import Gallery
 from alexnet.serve.limits import Refusal
 from alexnet.serve.predictor import Predictor
 from alexnet.serve.samples import knows_drawings
@@ -16,7 +17,7 @@ from alexnet.serve.service import Service
 from alexnet.storage.environment import package_version
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from fastapi import FastAPI, Request, Response
 
 MOST_STEPS = 400
 """Rows of a training's log that one answer has, evenly from all, beside those of epochs."""
@@ -39,6 +40,21 @@ def about_run(predictor: Predictor, service: Service, *, paths: bool) -> dict[st
     }
 
 
+async def about_image(
+    request: "Request",
+    service: Service,
+    predictor: Predictor,
+    question: Callable[..., Any],
+    *details: object,
+) -> "Response":
+    """Answer a question about the one image of a request with JSON."""
+    from fastapi.responses import JSONResponse
+
+    image = await image_of(request, service, predictor)
+    found = await service.inquire(partial(question, predictor, image, *details))
+    return JSONResponse(found)
+
+
 async def as_lines(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[str]:
     """Write parts of an answer as lines of JSON; a refusal on the way is the last line."""
     yield json.dumps(first) + "\n"
@@ -49,17 +65,23 @@ async def as_lines(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[str]
         yield json.dumps({"error": refusal.message}) + "\n"
 
 
+def gallery_of(service: Service) -> Gallery:
+    """Return the data set that is served. Raises `Refusal` if there is none."""
+    if service.gallery is None:
+        raise Refusal(404, "no data set is served: start with --data, or make an index")
+    return service.gallery
+
+
 def training_rows(predictor: Predictor) -> dict[str, Any]:
     """Return the epochs of a training, and of its steps at most `MOST_STEPS`."""
     rows = predictor.run.metrics()
     epochs = [row for row in rows if row.get("kind") == "epoch"]
     steps = [row for row in rows if row.get("kind") != "epoch" and "train_loss" in row]
     every = -(-len(steps) // MOST_STEPS) or 1
-    settings = predictor.run.settings
     return {
         "training": predictor.is_training,
         "checkpoint": predictor.checkpoint,
-        "planned": settings.epochs,
+        "planned": predictor.run.settings.epochs,
         "epochs": epochs,
         "steps": steps[::every],
     }
@@ -125,15 +147,14 @@ def add_units(app: "FastAPI", service: Service) -> None:
     @app.get("/patches/{layer}/{unit}", tags=["page"], responses=ERRORS)
     async def patches(layer: str, unit: int) -> Response:
         """Return the patches of the data set that excite a unit of the first run most."""
-        if service.gallery is None:
-            raise Refusal(404, "no data set is served: start with --data, or make an index")
-        return JSONResponse(await service.inquire(partial(service.gallery.patches, layer, unit)))
+        question = partial(gallery_of(service).patches, layer, unit)
+        return JSONResponse(await service.inquire(question))
 
 
 def add_questions(app: "FastAPI", service: Service) -> None:
     """Add questions about one image, which is the body."""
     from fastapi import Request
-    from fastapi.responses import JSONResponse, Response
+    from fastapi.responses import Response
 
     post = partial(app.post, tags=["page"], openapi_extra=IMAGES, responses=ERRORS)
 
@@ -149,34 +170,28 @@ def add_questions(app: "FastAPI", service: Service) -> None:
     @post("/maps/{layer}")
     async def maps(request: Request, layer: str, run: str | None = None) -> Response:
         """Return the strongest maps or units of a layer."""
-        predictor = service.predictor(run)
-        image = await image_of(request, service, predictor)
-        question = partial(inside.layer_of_image, predictor, image, layer)
-        return JSONResponse(await service.inquire(question))
+        own = service.predictor(run)
+        return await about_image(request, service, own, inside.layer_of_image, layer)
 
     @post("/maps/{layer}/{unit}")
     async def unit_map(request: Request, layer: str, unit: int, run: str | None = None) -> Response:
         """Show where in an image a unit fires."""
-        predictor = service.predictor(run)
-        image = await image_of(request, service, predictor)
-        question = partial(inside.unit_of_image, predictor, image, layer, unit)
-        return JSONResponse(await service.inquire(question))
+        own = service.predictor(run)
+        return await about_image(request, service, own, inside.unit_of_image, layer, unit)
 
 
 def add_evidence(app: "FastAPI", service: Service) -> None:
     """Add where the evidence for a class is, the ten views, and the nearest images."""
     from fastapi import Request
-    from fastapi.responses import JSONResponse, Response, StreamingResponse
+    from fastapi.responses import Response, StreamingResponse
 
     post = partial(app.post, tags=["page"], openapi_extra=IMAGES, responses=ERRORS)
 
     @post("/evidence/grad-cam/{label}")
     async def grad_cam(request: Request, label: int, run: str | None = None) -> Response:
         """Show where in an image a class, given by its number, is seen."""
-        predictor = service.predictor(run)
-        image = await image_of(request, service, predictor)
-        question = partial(inside.class_evidence, predictor, image, label)
-        return JSONResponse(await service.inquire(question))
+        own = service.predictor(run)
+        return await about_image(request, service, own, inside.class_evidence, label)
 
     @post("/evidence/occlusion/{label}")
     async def occlusion(request: Request, label: int, run: str | None = None) -> Response:
@@ -194,16 +209,10 @@ def add_evidence(app: "FastAPI", service: Service) -> None:
     @post("/views")
     async def views(request: Request, run: str | None = None) -> Response:
         """Return the answers of the paper's ten views."""
-        predictor = service.predictor(run)
-        image = await image_of(request, service, predictor)
-        return JSONResponse(await service.inquire(partial(inside.ten_views, predictor, image)))
+        return await about_image(request, service, service.predictor(run), inside.ten_views)
 
     @post("/nearest")
     async def nearest(request: Request) -> Response:
         """Return the training images nearest to an image in the first run's last hidden layer."""
-        if service.gallery is None:
-            raise Refusal(404, "no data set is served: start with --data, or make an index")
-        predictor = service.predictors[0]
-        image = await image_of(request, service, predictor)
-        question = partial(service.gallery.nearest, predictor, image)
-        return JSONResponse(await service.inquire(question))
+        question = gallery_of(service).nearest
+        return await about_image(request, service, service.predictors[0], question)

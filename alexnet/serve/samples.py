@@ -21,18 +21,26 @@ class Samples:
 
 def make_samples(networks: Iterable[Sequence[str]]) -> list[Samples]:
     """Draw pictures for networks, given by their classes: both kinds, unless all know one kind."""
-    known = [list(classes) for classes in networks]
-    scenes = Samples(
+    known = list(networks)
+    if all(map(knows_scenes, known)):
+        return [scenes()]
+    return [drawings()] if all(map(knows_drawings, known)) else [scenes(), drawings()]
+
+
+def scenes() -> Samples:
+    """Draw a picture of each class of CIFAR-10, (128, 128, 3)."""
+    return Samples(
         "Drawings of the ten classes of CIFAR-10. No network was trained on them.",
         {name: draw_scene(name, SEED) for name in SCENES},
     )
-    drawings = Samples(
+
+
+def drawings() -> Samples:
+    """Draw a picture of each of the demo's classes, (64, 64, 3)."""
+    return Samples(
         "Drawings as in the demo, but not from its training.",
         {name: draw_picture(SEED, "test", number) for number, name in enumerate(CLASSES)},
     )
-    if all(map(knows_scenes, known)):
-        return [scenes]
-    return [drawings] if all(map(knows_drawings, known)) else [scenes, drawings]
 
 
 def knows_scenes(classes: Sequence[str]) -> bool:
