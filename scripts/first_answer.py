@@ -9,24 +9,20 @@ when what it measured at its first start is known.
 
 import argparse
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from page_pictures import CHROMIUM, served
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from alexnet.bench.report import save_json
 from alexnet.storage.environment import commit, cpu_name, versions
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 CLASSES_SHOWN = 5
 MILLISECONDS = 120_000
 
@@ -44,22 +40,6 @@ class Clock:
         self.seconds[step] = round(now - self._start, 1)
         print(f"{step}: {self.seconds[step]} s", flush=True)
         self._start = now
-
-
-@contextmanager
-def served(folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Start the server and yield its address once it is told."""
-    words = [str(folder / ".venv/bin/alexnet"), "serve", "--port", "0"]
-    process = subprocess.Popen(
-        words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stderr
-        told = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stderr)
-        yield next(found[0] for found in told if found)
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def see_answer(browser: Browser, url: str) -> str:
@@ -81,23 +61,21 @@ def size_of(folder: Path) -> int:
 def measure(repository: str, folder: Path) -> dict[str, Any]:
     """Clone, install, serve and look, in `folder`, which is empty."""
     project = folder / "alexnet"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-    environment.pop("PYTHONPATH", None)
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    os.environ.pop("PYTHONPATH", None)
     pip = [str(project / ".venv/bin/python"), "-m", "pip", "--disable-pip-version-check"]
     clock = Clock()
     subprocess.run(["git", "clone", "--quiet", repository, str(project)], check=True)
     clock.lap("clone")
     subprocess.run([sys.executable, "-m", "venv", str(project / ".venv")], check=True)
-    subprocess.run(
-        [*pip, "install", "--no-cache-dir", "--quiet", "-e", f"{project}[serve]"],
-        check=True, env=environment,
-    )  # fmt: skip
+    packages = ["install", "--no-cache-dir", "--quiet", "-e", f"{project}[serve]"]
+    subprocess.run([*pip, *packages], check=True)
     clock.lap("install")
     with sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         clock.lap("browser")
         for start in ("first", "second"):
-            with served(project, environment) as url:
+            with served(program=[str(project / ".venv/bin/alexnet")]) as url:
                 clock.lap(f"{start}_start")
                 answer = see_answer(browser, url)
                 clock.lap(f"{start}_answer")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,15 +26,18 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 WIDTHS = {360: 780, 1280: 900}
 SCHEMES = ("light", "dark")
 PATIENCE = 180_000
+PROGRAM = (sys.executable, "-m", "alexnet")
 TOKEN = "a token for the picture"
 
 State = Callable[[Page, Path], None]
 
 
 @contextmanager
-def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    *arguments: str, program: Sequence[str] = PROGRAM, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command of the package until the context ends."""
-    command = [sys.executable, "-m", "alexnet", *arguments]
+    command = [*program, *arguments]
     with subprocess.Popen(command, stderr=subprocess.STDOUT, **options) as process:
         try:
             yield process
@@ -43,10 +46,10 @@ def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]
 
 
 @contextmanager
-def served(*arguments: str, **environment: str) -> Iterator[str]:
+def served(*arguments: str, program: Sequence[str] = PROGRAM, **environment: str) -> Iterator[str]:
     """Run `alexnet serve` on a free port, and give its address."""
     options = {"env": {**os.environ, **environment}, "stdout": subprocess.PIPE}
-    with running("serve", "--port", "0", *arguments, **options) as process:
+    with running("serve", "--port", "0", *arguments, program=program, **options) as process:
         assert process.stdout
         addresses = (re.search(r"http://[\d.]+:\d+", line.decode()) for line in process.stdout)
         yield next(filter(None, addresses))[0]
