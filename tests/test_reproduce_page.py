@@ -16,7 +16,7 @@ from alexnet.dataset import Dataset
 from alexnet.errors import StorageError
 from alexnet.reproduce import claims, drawing, results
 from alexnet.reproduce.experiments import EXPERIMENTS
-from alexnet.reproduce.layout import Curves, Panel, scale_for
+from alexnet.reproduce.layout import WIDTH, Curves, Panel, scale_for, text_width
 from alexnet.reproduce.page import render_figure, render_page, write_page
 from alexnet.reproduce.wording import difference_text, spread_text
 
@@ -372,6 +372,17 @@ def test_means_have_their_spread() -> None:
 
 
 # docs/paper.md.
+
+
+def test_no_label_is_wider_than_its_figure() -> None:
+    """`text_width` is of the legend's font, a tenth larger than that of the axis."""
+    for result in results.read_results(STORED):
+        for each in drawing.panels(result):
+            if isinstance(each, Panel):
+                assert 0.91 * text_width(each.label) < WIDTH, each.label
+            else:
+                *_, start = each.legend
+                assert start + 32 + text_width(each.chart.curves[-1].name) < WIDTH + 1
 
 
 def test_the_committed_page_table_and_figures_are_those_of_the_results(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from alexnet.storage.atomic import expanded, write_text
 MEANINGS = {
     "agrees": "the difference is the claimed one",
     "disagrees": "it is the opposite",
-    "cannot tell": "it may be the luck of the seeds",
+    "cannot tell": "it may be the luck of the seeds, or the training is too short for the claim",
     "differs": "they do, and nobody claims which way",
 }
 NOT_SHOWN = {"val_error", "test_loss", "error_weight"}

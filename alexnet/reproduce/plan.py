@@ -20,7 +20,7 @@ FIGURES: dict[Figure, str] = {
     "class_error": "top-1 error on test images, one view, mean of the classes",
     "overfitting": "top-1 error on test images minus that on training images",
     "epochs_to_25": "epochs until 25 % of the training images are classified wrongly",
-    "likeness": "1 minus the difference of the towers' shares of conv1 filters that see colour",
+    "likeness": "1 minus the difference of the towers' shares of coloured filters",
 }
 
 TapWeights = Literal["imagenet", "random"]
